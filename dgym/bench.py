@@ -1,0 +1,292 @@
+"""Running a suite: expand, skip what is finished, hand the rest to a backend, collect what it reports.
+
+A backend decides where episodes run, never what they are: `LocalBackend` runs them one after the other in this
+process, the Ray backend (`dgym.cluster`) many at a time, and both give the same rows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from dgym import registry
+from dgym.core import Pool, Step, Student, Teacher
+from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode
+from dgym.errors import DgymError, UsageError, boundary_of, one_line
+from dgym.gate import OverlapIndex
+from dgym.results.writer import EpisodeWriter, finished
+from dgym.specs import EpisodeSpec, Identity, identify
+from dgym.students.host import HostStats, StudentConfig, StudentHost, local_student
+from dgym.teachers import make_teacher
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a backend reports while it runs.
+
+    Attributes:
+        digest: Which episode.
+        status: `"running"` after an iteration, then `"ok"` or `"failed"`.
+        iteration: The latest iteration.
+        score: Its selection score, in [0, 1].
+        message: Why it failed; else empty.
+        boundary: At which boundary it failed.
+    """
+
+    digest: str
+    status: Literal["running", "ok", "failed"]
+    iteration: int = 0
+    score: float = 0.0
+    message: str = ""
+    boundary: str = ""
+
+
+@dataclass
+class Usage:
+    """How the student hosts were used in a run.
+
+    Attributes:
+        hosts: How many there were.
+        busy: Share of the time between first and last training in which hosts worked, in [0, 1]; `None`
+            when nothing was trained.
+        seconds: Length of that time.
+        loads: How often a base was loaded.
+    """
+
+    hosts: int = 0
+    busy: float | None = None
+    seconds: float = 0.0
+    loads: int = 0
+
+    @classmethod
+    def of(cls, stats: Sequence[HostStats]) -> Usage:
+        """Sums up what the hosts did between the first and the last training of them all."""
+        starts = [s.first_training for s in stats if s.first_training is not None]
+        ends = [s.last_training for s in stats if s.last_training is not None]
+        loads = sum(s.loads for s in stats)
+        if not starts or not ends or max(ends) <= min(starts):
+            return cls(hosts=len(stats), loads=loads)
+        low, high = min(starts), max(ends)
+        worked = sum(max(0.0, min(b, high) - max(a, low)) for s in stats for a, b in s.busy)
+        return cls(len(stats), worked / ((high - low) * len(stats)), high - low, loads)
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Episodes to run, and where their results go.
+
+    Attributes:
+        episodes: In the order in which they are started.
+        folder: The run's results folder.
+        suite: Name of the suite, for the rows.
+    """
+
+    episodes: Sequence[Identity]
+    folder: Path
+    suite: str = ""
+
+
+class Backend(Protocol):
+    """Runs the episodes of a job."""
+
+    def run(self, job: Job, report: Report) -> Usage:
+        """Runs all episodes; a failed one is reported and stored, and the others go on."""
+        ...
+
+
+@dataclass
+class Summary:
+    """What became of a run.
+
+    Attributes:
+        total: Episodes of the suite.
+        skipped: How many were finished before.
+        ok: Digests that finished now.
+        failed: Failed episodes, as they were reported.
+        usage: How busy the hosts were.
+    """
+
+    total: int
+    skipped: int
+    ok: list[str] = field(default_factory=list)
+    failed: list[Progress] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
+
+
+def bench(
+    specs: Sequence[EpisodeSpec],
+    folder: Path,
+    *,
+    suite: str = "",
+    backend: Backend | None = None,
+    begin: Callable[[Sequence[Identity], int], None] | None = None,
+    report: Report | None = None,
+) -> Summary:
+    """Runs episodes and stores their results; what is finished already is not run again.
+
+    Args:
+        specs: The episodes.
+        folder: The run's results folder, made if it does not exist.
+        suite: Name for the rows.
+        backend: Where to run; in this process by default.
+        begin: Called once with the episodes to run and the number of finished ones.
+        report: Called with every progress.
+
+    Raises:
+        UsageError: If a name is unknown or the folder cannot be written; nothing has been run then.
+    """
+    identities = list({i.digest: i for i in map(identify, specs)}.values())
+    writable(folder)
+    done = finished(folder)
+    todo = sorted((i for i in identities if i.digest not in done), key=expected_work, reverse=True)
+    summary = Summary(total=len(identities), skipped=len(identities) - len(todo))
+    if begin is not None:
+        begin(todo, summary.skipped)
+
+    def note(progress: Progress) -> None:
+        if progress.status == "ok":
+            summary.ok.append(progress.digest)
+        elif progress.status == "failed":
+            summary.failed.append(progress)
+        if report is not None:
+            report(progress)
+
+    if todo:
+        summary.usage = (backend or LocalBackend()).run(Job(todo, folder, suite), note)
+    return summary
+
+
+def expected_work(identity: Identity) -> float:
+    """Estimates an episode's work, so that the longest start first and no host idles at the end."""
+    rules = identity.spec.seeded_rules(make_teacher(identity.spec.teacher, identity.spec.teacher_params))
+    rounds = range(1, rules.iterations + 1)
+    trained = sum(rounds) if rules.training == "retrain" else len(rounds)
+    asks = identity.spec.teacher != "no-data"
+    return float(trained * rules.budget.examples_per_iteration * asks)
+
+
+def writable(folder: Path) -> None:
+    """Makes the results folder.
+
+    Raises:
+        UsageError: If it cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial = folder / f".write-{os.getpid()}"
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"The results folder {str(folder)!r} cannot be written: {error.strerror}. Name another with --out."
+        ) from error
+
+
+def student_config(identity: Identity) -> StudentConfig:
+    """Returns which student an episode opens."""
+    spec = identity.spec
+    return StudentConfig(
+        family=spec.student.partition(":")[0],
+        variant=identity.variant,
+        recipe=spec.recipe,
+        device=spec.device,
+        precision=spec.precision,
+        threads=spec.threads,
+    )
+
+
+_INDICES: dict[str, OverlapIndex] = {}
+
+
+def open_loop(identity: Identity, student: Student) -> tuple[ClosedLoop, Teacher]:
+    """Builds an episode's loop and teacher in this process."""
+    spec = identity.spec
+    teacher = make_teacher(spec.teacher, spec.teacher_params)
+    domain = registry.load("domain", spec.domain)()
+    if spec.domain not in _INDICES:
+        _INDICES[spec.domain] = overlap_index(domain)
+    loop = ClosedLoop(
+        domain,
+        registry.load("environment", spec.environment)(),
+        student,
+        spec.seeded_rules(teacher),
+        unverified=teacher.unverified,
+        index=_INDICES[spec.domain],
+    )
+    return loop, teacher
+
+
+def recorded(
+    identity: Identity,
+    student: Student,
+    pool: Callable[[Teacher], Pool],
+    writer: EpisodeWriter,
+    show: Callable[[Step], None] | None = None,
+) -> Iterator[Progress]:
+    """Runs one episode, stores its rows, and yields its progress; whatever fails becomes the last progress.
+
+    This is all that either backend does with an episode.
+    """
+    step: Step | None = None
+    try:
+        loop, teacher = open_loop(identity, student)
+        for step in run_episode(loop, teacher, pool(teacher)):
+            writer.add(step)
+            if show is not None:
+                show(step)
+            yield Progress(identity.digest, "running", step.iteration, step.selection.score)
+        writer.finish()
+        yield Progress(identity.digest, "ok", step.iteration if step else 0, step.selection.score if step else 0.0)
+    except Exception as error:
+        yield failed(identity, error, writer, step)
+
+
+def episode(identity: Identity, folder: Path, show: Callable[[Step], None]) -> Progress:
+    """Runs one episode in this process, stores its rows, and shows every step.
+
+    Raises:
+        UsageError: If the folder cannot be written.
+    """
+    writable(folder)
+    student = local_student(StudentHost(), student_config(identity), identity.digest)
+    writer = EpisodeWriter(folder, identity, "")
+    *_, last = recorded(identity, student, LocalPool, writer, show)
+    return last
+
+
+def failed(identity: Identity, error: Exception, writer: EpisodeWriter, step: Step | None = None) -> Progress:
+    """Stores a failed episode and returns its last progress."""
+    message = one_line(error)
+    try:
+        writer.fail(error)
+    except DgymError as worse:
+        message = f"{message} (and the row could not be written: {worse})"
+    iteration = step.iteration if step else 0
+    return Progress(identity.digest, "failed", iteration, message=message, boundary=boundary_of(error))
+
+
+class LocalBackend:
+    """Runs episodes one after the other in this process."""
+
+    def run(self, job: Job, report: Report) -> Usage:
+        """See `Backend.run`."""
+        host = StudentHost()
+        for identity in job.episodes:
+            writer = EpisodeWriter(job.folder, identity, job.suite)
+            try:
+                student = local_student(host, student_config(identity), identity.digest)
+            except Exception as error:
+                report(failed(identity, error, writer))
+                continue
+            try:
+                for progress in recorded(identity, student, LocalPool, writer):
+                    report(progress)
+            finally:
+                student.close()
+        return Usage.of([host.stats()])

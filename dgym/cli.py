@@ -1,0 +1,392 @@
+"""The command line: parsing and printing only. Everything heavy is imported where it is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dgym import __version__
+from dgym.errors import DgymError, UsageError, one_line
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dgym.bench import Backend, Summary
+    from dgym.specs import EpisodeSpec, SuiteSpec
+
+app = typer.Typer(
+    name="dgym",
+    help="A testbed and benchmark for teachers: agents that write training data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class BackendName(str, Enum):
+    """Where episodes run."""
+
+    ray = "ray"
+    local = "local"
+
+
+class SplitName(str, Enum):
+    """The evaluation splits."""
+
+    feedback = "feedback"
+    selection = "selection"
+    test = "test"
+
+
+TeacherOption = Annotated[str, typer.Option("--teacher", "-t", help="Registered name, or path/to/file.py:Attr.")]
+EnvironmentOption = Annotated[str, typer.Option("--environment", "-e", help="What the teacher sees.")]
+DomainOption = Annotated[str, typer.Option("--domain", "-d", help="What is learned.")]
+StudentOption = Annotated[str, typer.Option("--student", "-s", help="Registered name, or name:variant.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of variant, training and teacher.")]
+ShareOption = Annotated[float, typer.Option(help="Part of each evaluation split that is used.", min=0.01, max=1.0)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"dgym {__version__}")
+        raise typer.Exit()
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Option(help="Name of a suite (`dgym ls suites`), or a TOML file.")] = "quick",
+    out: Annotated[Path | None, typer.Option(help="Results folder; runs/SUITE by default.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option("--teacher", "-t", help="Add a teacher to the suite (repeatable).")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Other seeds than the suite's, such as 1-5 or 1,4.")] = None,
+    backend: Annotated[BackendName, typer.Option(help="Where episodes run.")] = BackendName.ray,
+    address: Annotated[str | None, typer.Option(help="Join a running Ray cluster ('auto' finds it).")] = None,
+    hosts: Annotated[int | None, typer.Option(help="Student hosts on Ray; as many as fit by default.", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Teacher workers on Ray.", min=1)] = 2,
+    as_json: JsonOption = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's own messages.")] = False,
+) -> None:
+    """Run a suite and show its leaderboard. The same command again continues where it stopped."""
+    from dgym.bench import bench as run
+    from dgym.display import Watch
+    from dgym.specs import load_suite
+
+    spec = extended(load_suite(suite), teacher or (), seeds)
+    folder = out or Path("runs") / spec.name
+    console = _console(stderr=as_json)
+    with Watch(console, f"dgym {spec.name}", live=console.is_terminal and not verbose) as watch:
+        summary = run(
+            spec.episodes(),
+            folder,
+            suite=spec.name,
+            backend=_backend(backend, address, hosts, workers, verbose),
+            begin=watch.begin,
+            report=watch.report,
+        )
+    _conclude(summary, folder, console, as_json)
+
+
+@app.command()
+def run(
+    teacher: TeacherOption = "weakness",
+    environment: EnvironmentOption = "open-ended",
+    domain: DomainOption = "math",
+    student: StudentOption = "micro-math",
+    seed: SeedOption = 1,
+    iterations: Annotated[int, typer.Option(help="Rounds of data and training.", min=0)] = 3,
+    examples: Annotated[int, typer.Option(help="Examples per round.", min=1)] = 100,
+    share: ShareOption = 1.0,
+    out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs/single"),
+) -> None:
+    """Run one episode in this process and watch it learn."""
+    from dgym.bench import episode
+    from dgym.core import Budget, Rules
+    from dgym.display import Curve
+    from dgym.specs import EpisodeSpec, Seeds, identify
+
+    spec = EpisodeSpec(
+        teacher=teacher,
+        environment=environment,
+        domain=domain,
+        student=student,
+        rules=Rules(iterations=iterations, budget=Budget(examples), share=share, test_every_iteration=True),
+        seeds=Seeds.all(seed),
+    )
+    identity = identify(spec)
+    console = _console()
+    console.print(f"[bold]{teacher}[/bold] teaches {student.partition(':')[0]}:{identity.variant} in {environment}, {domain}")
+    curve = Curve(console)
+    last = episode(identity, out, curve.show)
+    if last.status == "failed":
+        raise DgymError(f"The episode failed ({last.boundary}): {last.message}")
+    console.print(f"[dim]Rows are in {out}; the digest is {identity.digest}.[/dim]", highlight=False)
+
+
+@app.command()
+def evaluate(
+    out: Annotated[Path, typer.Option(help="File of attempts to write, JSON lines.")],
+    domain: DomainOption = "math",
+    student: StudentOption = "micro-math:a",
+    split: Annotated[SplitName, typer.Option(help="Which problems.")] = SplitName.feedback,
+    trained: Annotated[Path | None, typer.Option(help="Folder of a trained student.")] = None,
+    share: ShareOption = 1.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage one alone: ask a student and grade its answers."""
+    from dgym.core import Rules
+    from dgym.stages import evaluate_stage, write_lines
+
+    spec = _stage_spec(domain=domain, student=student, rules=Rules(share=share))
+    feedback = evaluate_stage(spec, split.value, trained)
+    write_lines(out, feedback.attempts)
+    skills = {k: sum(a.score for a in v) / len(v) for k, v in feedback.by_skill().items()}
+    if as_json:
+        typer.echo(json.dumps({"split": split.value, "score": feedback.score, "skills": skills}))
+        return
+    table = _table("skill", "problems", "score")
+    for skill, attempts in feedback.by_skill().items():
+        table.add_row(skill, str(len(attempts)), f"{skills[skill]:.1%}")
+    table.add_row("[bold]all[/bold]", str(len(feedback.attempts)), f"[bold]{feedback.score:.1%}[/bold]")
+    _console().print(table)
+
+
+@app.command()
+def generate(
+    attempts: Annotated[Path, typer.Option(help="Attempts on the feedback split, from `dgym evaluate`.")],
+    out: Annotated[Path, typer.Option(help="File of examples to write, JSON lines.")],
+    teacher: TeacherOption = "weakness",
+    environment: EnvironmentOption = "open-ended",
+    domain: DomainOption = "math",
+    examples: Annotated[int, typer.Option(help="Examples to ask for.", min=1)] = 100,
+    share: ShareOption = 1.0,
+    seed: SeedOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage two alone: let a teacher see attempts and write examples; only what passes the gate is written."""
+    from collections import Counter
+
+    from dgym.core import Attempt, Budget, Rules
+    from dgym.specs import Seeds
+    from dgym.stages import generate_stage, read_lines, write_lines
+
+    rules = Rules(budget=Budget(examples), share=share)
+    spec = _stage_spec(
+        teacher=teacher, environment=environment, domain=domain, rules=rules, seeds=Seeds.all(seed)
+    )
+    verdicts = generate_stage(spec, read_lines(attempts, Attempt))
+    kept = write_lines(out, (v.example for v in verdicts if v.kept))
+    rejected = Counter(v.reason for v in verdicts if not v.kept)
+    if as_json:
+        typer.echo(json.dumps({"submitted": len(verdicts), "kept": kept, "rejected": rejected}))
+        return
+    why = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common())
+    _console().print(f"{kept} of {len(verdicts)} examples kept" + (f"; rejected: {why}" if why else ""), highlight=False)
+
+
+@app.command()
+def train(
+    examples: Annotated[Path, typer.Option(help="Examples, from `dgym generate`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the trained student.")],
+    student: StudentOption = "micro-math:a",
+    domain: DomainOption = "math",
+    seed: SeedOption = 1,
+    as_json: JsonOption = False,
+) -> None:
+    """Stage three alone: train an untrained student on examples."""
+    from dgym.core import Example
+    from dgym.specs import Seeds
+    from dgym.stages import read_lines, train_stage
+
+    spec = _stage_spec(student=student, domain=domain, seeds=Seeds.all(seed))
+    report = train_stage(spec, read_lines(examples, Example), out)
+    if as_json:
+        typer.echo(json.dumps(report))
+        return
+    _console().print(
+        f"{report['steps']:.0f} steps on {report['tokens']:.0f} tokens, loss {report['loss']:.3f}; saved in {out}",
+        highlight=False,
+    )
+
+
+@app.command("ls")
+def list_(
+    kind: Annotated[str, typer.Argument(help="teachers, domains, environments, students, suites; all by default.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """List what is registered."""
+    from dgym.listing import listing
+
+    found = listing(kind)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for name, rows in found.items():
+        table = _table(name, "")
+        for row, text in rows.items():
+            table.add_row(row, text)
+        _console().print(table)
+
+
+@app.command()
+def leaderboard(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Results folder of a run.")],
+    out: Annotated[Path | None, typer.Option(help="Write Markdown, CSV and JSON into this folder.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a run's leaderboard."""
+    from dgym import leaderboard as board
+    from dgym.results import open as open_run
+
+    built = board.build(open_run(run_folder))
+    if out is not None:
+        board.write(built, out)
+    if as_json:
+        typer.echo(built.json())
+        return
+    _console().print(built.rich())
+
+
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="Registered name, or path/to/file.py:Attr.")],
+    kind: Annotated[str, typer.Option(help="teacher, domain, environment or student.")] = "teacher",
+    domain: Annotated[str, typer.Option("--domain", "-d", help="Domain in which a teacher is tried.")] = "fake",
+    as_json: JsonOption = False,
+) -> None:
+    """Run the public conformance checks on anything registered, or on your own file."""
+    from dgym.checks import check as run_checks
+
+    findings = run_checks(kind, name, domain=domain)
+    failures = [f for f in findings if not f.ok]
+    if as_json:
+        typer.echo(json.dumps([vars_of(f) for f in findings], indent=1))
+    else:
+        console = _console()
+        for finding in findings:
+            mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"
+            console.print(f"{mark} {finding.name}" + (f": {finding.detail}" if finding.detail else ""), highlight=False)
+        console.print(f"{len(findings) - len(failures)} of {len(findings)} checks passed", highlight=False)
+    if failures:
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Entry point: known failures become one line on the standard error stream and a non-zero exit status."""
+    try:
+        app()
+    except UsageError as error:
+        _fail(error, 2)
+    except DgymError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        _fail(UsageError("Interrupted. What is finished is stored; the same command continues."), 130)
+
+
+def extended(suite: SuiteSpec, teachers: list[str] | tuple[str, ...], seeds: str | None) -> SuiteSpec:
+    """Adds teachers to a suite, in the environments of its first entry, and replaces its seeds.
+
+    Raises:
+        UsageError: If the seeds are no list of whole numbers or ranges.
+    """
+    from dgym.specs import Entry
+
+    changes: dict[str, Any] = {}
+    if teachers:
+        extra = Entry(teachers=tuple(teachers), environments=suite.entries[0].environments)
+        changes["entries"] = (*suite.entries, extra)
+    if seeds is not None:
+        try:
+            parts = [part.partition("-") for part in seeds.split(",")]
+            chosen = [n for low, dash, high in parts for n in range(int(low), int(high if dash else low) + 1)]
+        except ValueError:
+            raise UsageError(f"--seeds {seeds!r} is not of the form 1-5 or 1,4.") from None
+        changes["seeds"] = tuple(dict.fromkeys(chosen))
+    return suite.model_copy(update=changes)
+
+
+def vars_of(record: Any) -> dict[str, Any]:
+    """Returns a dataclass's fields by name."""
+    from dataclasses import asdict
+
+    return asdict(record)
+
+
+def _fail(error: Exception, status: int) -> None:
+    typer.echo(f"dgym: {one_line(error)}", err=True)
+    sys.exit(status)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 or not column else "right", no_wrap=index == 0)
+    return table
+
+
+def _stage_spec(**fields: Any) -> EpisodeSpec:
+    from dgym.specs import EpisodeSpec
+
+    return EpisodeSpec(**{"teacher": "uniform", **fields})
+
+
+def _backend(name: BackendName, address: str | None, hosts: int | None, workers: int, verbose: bool) -> Backend:
+    from dgym import registry
+
+    if name is BackendName.local:
+        made: Backend = registry.load("backend", "local")()
+    else:
+        made = registry.load("backend", "ray")(address=address, hosts=hosts, workers=workers, verbose=verbose)
+    return made
+
+
+def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -> None:
+    from dgym import leaderboard as board
+    from dgym.results import open as open_run
+
+    built = board.build(open_run(folder))
+    board.write(built, folder)
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {
+                    "folder": str(folder),
+                    "episodes": summary.total,
+                    "skipped": summary.skipped,
+                    "ok": len(summary.ok),
+                    "failed": [vars_of(p) for p in summary.failed],
+                    "usage": vars_of(summary.usage),
+                    "leaderboard": json.loads(built.json()),
+                }
+            )
+        )
+    else:
+        console.print(built.rich())
+    if not as_json:
+        usage = summary.usage
+        if usage.busy is not None:
+            console.print(
+                f"{usage.hosts} student host{'s' if usage.hosts != 1 else ''}, busy {usage.busy:.0%} of the "
+                f"{usage.seconds:.0f} s between first and last training",
+                highlight=False,
+            )
+        console.print(f"Results and leaderboard.md are in {folder}", highlight=False)
+    if summary.failed:
+        raise DgymError(f"{len(summary.failed)} of {summary.total} episodes failed; the same command runs them again.")
+

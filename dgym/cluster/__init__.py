@@ -1,0 +1,114 @@
+"""Running episodes on Ray; the only package that imports it.
+
+Student hosts are actors that keep base models loaded and serve many students. Teacher workers are actors that
+write examples concurrently. Ray Tune runs the episodes as trials in reused processes; while one waits for its
+teacher, others use the same host.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dgym.bench import Job, Report, Usage
+from dgym.errors import InfrastructureError, UsageError, one_line
+
+
+@dataclass(frozen=True)
+class RayBackend:
+    """Runs episodes on Ray; see `dgym.bench.Backend`.
+
+    Attributes:
+        address: Address of a running cluster (`"auto"` finds the local one); `None` starts one that ends with
+            the run.
+        hosts: Student hosts; by default as many as fit: one per GPU, else one per `threads` CPUs.
+        workers: Teacher workers.
+        per_host: Episodes at a time per host; two keep it busy while the other's teacher writes.
+        verbose: Whether Ray's own messages are shown.
+    """
+
+    address: str | None = None
+    hosts: int | None = None
+    workers: int = 2
+    per_host: int = 2
+    verbose: bool = False
+
+    def run(self, job: Job, report: Report) -> Usage:
+        """Runs all episodes and waits for them.
+
+        Raises:
+            UsageError: If the cluster cannot be reached.
+            InfrastructureError: If Ray itself fails; what is finished stays finished.
+        """
+        _quiet(self.verbose)
+        import ray
+
+        from dgym.cluster.hosts import HOST_RESOURCE, HostManager, host_stats, start_hosts
+        from dgym.cluster.pool import start_workers
+
+        spec = job.episodes[0].spec
+        cores = os.cpu_count() or 1
+        wanted = self.hosts or min(len(job.episodes), max(1, cores // spec.threads))
+        options: dict[str, Any] = {"log_to_driver": self.verbose, "include_dashboard": False}
+        if not self.verbose:
+            options["logging_level"] = logging.CRITICAL
+        if self.address is None:
+            options |= {"num_cpus": max(2, cores), "resources": {HOST_RESOURCE: wanted}}
+        else:
+            options["address"] = self.address
+        try:
+            ray.init(**{k: v for k, v in options.items() if self.address is None or k != "include_dashboard"})
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UsageError(f"Ray cannot be reached at {self.address or 'this machine'}: {one_line(error)}") from error
+        try:
+            gpus = spec.device.startswith("cuda")
+            hosts = start_hosts(wanted, gpus_per_host=1.0 if gpus else 0.0)
+            manager = ray.remote(HostManager).options(num_cpus=0).remote(hosts)
+            ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
+            self._tune(job, report, manager, start_workers(self.workers), wanted)
+            return Usage.of(host_stats(hosts))
+        finally:
+            ray.shutdown()
+
+    def _tune(self, job: Job, report: Report, manager: Any, workers: Sequence[Any], hosts: int) -> None:
+        from ray import tune
+
+        from dgym.cluster.trial import EpisodeTrial, Watcher
+
+        with tempfile.TemporaryDirectory(prefix="dgym-tune-") as scratch:
+            tuner = tune.Tuner(
+                tune.with_resources(
+                    tune.with_parameters(EpisodeTrial, job=job, manager=manager, workers=list(workers)),
+                    {"cpu": 0.01},
+                ),
+                param_space={"index": tune.grid_search(list(range(len(job.episodes))))},
+                tune_config=tune.TuneConfig(max_concurrent_trials=hosts * self.per_host, reuse_actors=True),
+                run_config=tune.RunConfig(
+                    name="episodes",
+                    storage_path=scratch,
+                    verbose=0,
+                    callbacks=[Watcher(job, report, manager)],
+                    failure_config=tune.FailureConfig(max_failures=1),
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+                ),
+            )
+            try:
+                tuner.fit()
+            except tune.TuneError as error:
+                raise InfrastructureError(f"Ray Tune stopped: {one_line(error)}") from error
+
+
+def _quiet(verbose: bool) -> None:
+    """Sets what Ray reads from the environment when it is imported and started."""
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths of teachers stay valid
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if not verbose:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        logging.getLogger("ray").setLevel(logging.CRITICAL)

@@ -1,0 +1,117 @@
+"""One episode as a Ray Tune trial, in a process that is reused from trial to trial."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from dgym.bench import Job, Progress, Report, failed, recorded, student_config
+from dgym.cluster.hosts import open_student
+from dgym.cluster.pool import RayPool
+from dgym.errors import InfrastructureError
+from dgym.results.writer import EpisodeWriter
+from dgym.specs import Identity
+
+
+class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
+    """Leases a student, runs an episode, writes its rows, and reports one metric row per iteration.
+
+    Tune schedules; the results folder is the record of what is done. A checkpoint therefore only says how far
+    the trial was: a trial that is restored runs its episode from the start, with the same outcome.
+    """
+
+    def setup(self, config: dict[str, Any], job: Job, manager: Any, workers: list[Any]) -> None:
+        """Called once per process."""
+        self._job, self._manager, self._workers = job, manager, workers
+        self._open(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called when the process is reused for another trial."""
+        self._end()
+        self._open(new_config)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """Runs the episode's next iteration."""
+        progress = next(self._progress)
+        # The last iteration's row and the end of the episode are one report.
+        if progress.status == "running" and progress.iteration >= self._identity.spec.rules.iterations:
+            progress = next(self._progress)
+        if progress.status != "running":
+            self._end()
+        return {**vars(progress), tune.result.DONE: progress.status != "running"}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Notes which episode this is, and its iteration."""
+        note = {"digest": self._identity.digest, "iteration": self.training_iteration}
+        (Path(checkpoint_dir) / "progress.json").write_text(json.dumps(note))
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
+        """Nothing to restore; see the class."""
+
+    def cleanup(self) -> None:
+        """Called when the process ends."""
+        self._end()
+
+    def _open(self, config: Mapping[str, Any]) -> None:
+        self._identity: Identity = self._job.episodes[config["index"]]
+        self._student: Any = None
+        self._progress: Iterator[Progress] = self._run()
+
+    def _run(self) -> Iterator[Progress]:
+        identity, spec = self._identity, self._identity.spec
+        writer = EpisodeWriter(self._job.folder, identity, self._job.suite)
+        try:
+            self._student = open_student(self._manager, identity.digest, student_config(identity))
+        except Exception as error:
+            yield failed(identity, error, writer)
+            return
+        shift = int(identity.digest, 16)
+        pool = RayPool(self._workers, spec.teacher, spec.teacher_params, shift)
+        yield from recorded(identity, self._student, lambda _: pool, writer)
+
+    def _end(self) -> None:
+        if self._student is not None:
+            self._student.close()
+            self._student = None
+
+
+class Watcher(tune.Callback):  # type: ignore[misc]
+    """Lives in the driver: passes on progress, and reclaims what a trial that died has leased.
+
+    Args:
+        job: The episodes.
+        report: Takes every progress.
+        manager: The host manager's handle.
+    """
+
+    def __init__(self, job: Job, report: Report, manager: Any) -> None:
+        self._job, self._report, self._manager = job, report, manager
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune stores its callbacks so that it could restore a run; dgym never does, and a display is no data.
+        return {}
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Passes on an iteration's metrics."""
+        self._report(Progress(**{name: result[name] for name in Progress.__dataclass_fields__}))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Reclaims the lease of a trial that will be tried again."""
+        self._manager.release.remote(self._identity(trial).digest)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Reclaims the lease of a trial that died for good, and stores it as failed."""
+        identity = self._identity(trial)
+        self._manager.release.remote(identity.digest)
+        error = InfrastructureError("The process of this episode died twice; run with -v to see Ray's messages.")
+        self._report(failed(identity, error, EpisodeWriter(self._job.folder, identity, self._job.suite)))
+
+    def _identity(self, trial: Any) -> Identity:
+        return self._job.episodes[trial.config["index"]]

@@ -1,0 +1,662 @@
+"""The vocabulary: the records that cross a boundary, and the Protocols of what acts on them.
+
+Records are small, frozen and made of plain values, so that each of them survives a pipe, a Ray object store or
+a JSON file unchanged (`to_json`, `from_json`). What acts is a Protocol with one or two methods. Each noun has
+one writer: `evaluate` makes `Feedback`, the environment makes `State`, the policy makes `Plan`s, the engine
+makes `Example`s, the gate decides which of them are kept, the student owns weights.
+
+This module knows nothing of files, models, Ray or any particular domain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+
+from dgym.errors import DgymError
+
+Split = Literal["train", "feedback", "selection", "test"]
+"""The four splits: *train* is what teachers may write, *feedback* is shown to them, *selection* chooses the
+iteration and *test* scores it; the last two are hidden."""
+
+SPLITS: tuple[Split, ...] = ("train", "feedback", "selection", "test")
+
+MEMORY_LIMIT = 1_000_000
+"""Largest size of a policy's memory, in bytes of JSON."""
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What is learned
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One task for the student.
+
+    Attributes:
+        id: Opaque name, unique within its data set; it tells nothing about skill, split or answer.
+        prompt: What the student is asked, before any chat template.
+        reference: A correct answer.
+        skill: The gold skill, as the domain's authors see it; environments decide whether a teacher sees it.
+    """
+
+    id: str
+    prompt: str
+    reference: str
+    skill: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A student's graded answer to a problem.
+
+    Attributes:
+        problem: What was asked.
+        response: What the student wrote.
+        score: The grade, in [0, 1].
+    """
+
+    problem: Problem
+    response: str
+    score: float
+
+    @property
+    def correct(self) -> bool:
+        """Whether the answer is fully right."""
+        return self.score >= 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """All attempts of one student on one split.
+
+    Attributes:
+        split: Which split was asked.
+        attempts: One per problem, in the split's order.
+    """
+
+    split: Split
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def score(self) -> float:
+        """The mean score, in [0, 1]; 0 for an empty split."""
+        return sum(a.score for a in self.attempts) / len(self.attempts) if self.attempts else 0.0
+
+    def by_skill(self) -> dict[str, tuple[Attempt, ...]]:
+        """Groups the attempts by gold skill, skills in alphabetical order."""
+        groups: dict[str, list[Attempt]] = {}
+        for attempt in self.attempts:
+            groups.setdefault(attempt.problem.skill, []).append(attempt)
+        return {skill: tuple(groups[skill]) for skill in sorted(groups)}
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training example, written by an engine.
+
+    Attributes:
+        prompt: The problem as the student would be asked it.
+        response: The answer to learn.
+        skill: What the teacher says it trains; a claim, used for probes and tables only.
+        item: Index of the plan item that it came from.
+    """
+
+    prompt: str
+    response: str
+    skill: str | None = None
+    item: int = 0
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What a teacher is told
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How much a teacher may submit. What is rejected counts too: the gate is no free verifier.
+
+    Attributes:
+        examples_per_iteration: Most examples submitted in one iteration.
+        examples_total: Most examples submitted in the episode; `None` for no limit of its own.
+        response_tokens_total: Most response tokens submitted in the episode, in words and single symbols as
+            `count_tokens` counts them; `None` for no limit.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    examples_per_iteration: int = 100
+    examples_total: int | None = None
+    response_tokens_total: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The protocol of an episode: all that is fixed besides domain, student and teacher.
+
+    Attributes:
+        iterations: How many rounds of data, training and evaluation, at least 0.
+        budget: How much a teacher may submit.
+        training: `"retrain"` trains from the base model on all data so far, as the paper's code does;
+            `"continue"` trains the current student on the new data.
+        generations: Data generations per training; the state is renewed between them, the student is not.
+        validation: `"split"` uses separate feedback and selection splits; `"paper"` uses the feedback split
+            for both, as the paper does.
+        verify: Whether examples that the domain knows to be wrong are rejected.
+        test_every_iteration: Whether the test score of every iteration is recorded.
+        share: The part of each evaluation split that is used, in (0, 1]: the same first problems for all.
+        training_seed: Seed of all training.
+        teacher_seed: Seed of all that the teacher does.
+    """
+
+    # A misspelt field in a TOML file is an error, not a default.
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    iterations: int = 3
+    budget: Budget = Budget()
+    training: Literal["retrain", "continue"] = "retrain"
+    generations: int = 1
+    validation: Literal["split", "paper"] = "split"
+    verify: bool = True
+    test_every_iteration: bool = False
+    share: float = 1.0
+    training_seed: int = 1
+    teacher_seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0 or self.generations < 1:
+            raise ValueError("iterations must be at least 0 and generations at least 1")
+        if not 0 < self.share <= 1:
+            raise ValueError("share must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What a teacher is told at the start of an episode. Brief and State are all that it ever knows.
+
+    Attributes:
+        domain: The domain's name.
+        environment: The environment's name.
+        description: What the domain is about and what a problem looks like.
+        answer_format: How a response must look to be graded.
+        example_schema: JSON schema of an example's fields that the teacher fills in.
+        budget: How much may be submitted.
+        iterations: How many rounds of data the episode has.
+        protocol: Remaining rules, by name, such as `{"training": "retrain", "verify": true}`.
+        tools: The catalogue of tools, where the domain has one.
+    """
+
+    domain: str
+    environment: str
+    description: str
+    answer_format: str
+    example_schema: Mapping[str, Any]
+    budget: Budget
+    iterations: int
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One feedback problem as a teacher sees it.
+
+    Attributes:
+        prompt: What the student was asked.
+        response: What it answered.
+        reference: A correct answer.
+        correct: The verdict.
+    """
+
+    prompt: str
+    response: str
+    reference: str
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SkillReport:
+    """Feedback on one discovered skill.
+
+    Attributes:
+        skill: The skill's name.
+        accuracy: Mean score on its feedback problems, in [0, 1].
+        count: How many feedback problems it has.
+        errors: The failed ones.
+    """
+
+    skill: str
+    accuracy: float
+    count: int
+    errors: tuple[Observation, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The student's accuracy on training data of one claimed skill, measured by the loop.
+
+    Attributes:
+        skill: The skill that the teacher claimed.
+        accuracy: Mean score of the student's own answers, in [0, 1].
+        count: How many examples were asked.
+    """
+
+    skill: str
+    accuracy: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What the environment tells the teacher after an iteration.
+
+    Attributes:
+        environment: The environment's name.
+        iteration: How many trainings lie behind the student; 0 is the untrained student.
+        seed: The teacher's random seed for this round; the only randomness a policy may use.
+        score: The student's score on the feedback split, in [0, 1].
+        observations: Open-ended: every feedback problem, without skill labels.
+        skills: Skill-list: accuracy and errors per skill.
+        probes: Accuracy on the data taught so far, where the environment asked for it.
+        rejected: Why examples of the last submission were rejected, as counts by reason.
+        examples_left: How many more examples may be submitted in this round.
+        memory: What the policy returned with its last plan.
+    """
+
+    environment: str
+    iteration: int
+    seed: int
+    score: float
+    observations: tuple[Observation, ...] = ()
+    skills: tuple[SkillReport, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    examples_left: int = 0
+    memory: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateContext:
+    """What the loop adds to feedback when a state is made; fields as in `State`."""
+
+    iteration: int
+    seed: int
+    probes: tuple[Probe, ...] = ()
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    examples_left: int = 0
+    memory: Any = None
+
+    def fields(self) -> dict[str, Any]:
+        """Returns the fields by name, to build a `State` from."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What a teacher answers
+
+
+@dataclass(frozen=True, slots=True)
+class PlanItem:
+    """A specification of some training data: the unit that an engine works on.
+
+    Attributes:
+        count: How many examples are wanted, at least 1.
+        instruction: What to write, in words.
+        skill: The skill to practise; `None` leaves it to the engine.
+        like: Problems to write variations of.
+        seed: The engine's random seed for this item. The loop sets it; whatever a policy puts here is
+            replaced, so that the number of workers changes nothing.
+    """
+
+    count: int
+    instruction: str = ""
+    skill: str | None = None
+    like: tuple[Observation, ...] = ()
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A policy's action: what data to write next.
+
+    Attributes:
+        items: The specifications, in order.
+        memory: What the policy wants to be given back with the next state: JSON, at most 1 MB.
+    """
+
+    items: tuple[PlanItem, ...] = ()
+    memory: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The gate's decision on one submitted example.
+
+    Attributes:
+        example: What was submitted.
+        kept: Whether the student is trained on it.
+        reason: Why not; empty when kept. One of `dgym.episode.REASONS`.
+        correct: Whether the domain could compute that the response is right; `None` where it cannot say.
+        tokens: Response tokens that it counted against the budget.
+    """
+
+    example: Example
+    kept: bool
+    reason: str = ""
+    correct: bool | None = None
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One iteration of an episode, as `run_episode` yields it.
+
+    Attributes:
+        iteration: 0 for the untrained student, then 1, 2, ...
+        feedback: Attempts on the split that the teacher sees.
+        selection: Attempts on the split that chooses the iteration.
+        test: Attempts on the test split; `None` where it was not asked.
+        plans: The teacher's plans of this iteration, one per data generation.
+        verdicts: Every example submitted in this iteration, kept or not.
+        examples_total: Kept examples that the student of this iteration was trained on.
+        best: Whether this is the best iteration so far on selection; ties go to the earlier.
+        seconds: Wall-clock seconds by stage: `plan`, `generate`, `gate`, `train`, `answer`.
+        train: What the trainer reports, such as `loss` and `tokens`.
+    """
+
+    iteration: int
+    feedback: Feedback
+    selection: Feedback
+    test: Feedback | None
+    plans: tuple[Plan, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    examples_total: int = 0
+    best: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    train: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def kept(self) -> tuple[Example, ...]:
+        """The examples of this iteration that passed the gate."""
+        return tuple(v.example for v in self.verdicts if v.kept)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What acts
+
+
+@runtime_checkable
+class Domain(Protocol):
+    """What is learned: problems, grader, and how an example is written.
+
+    Attributes:
+        name: The registered name.
+        version: Bumped whenever scores would move.
+        description: For the Brief.
+        answer_format: For the Brief.
+    """
+
+    name: str
+    version: str
+    description: str
+    answer_format: str
+
+    def problems(self, split: Split) -> Sequence[Problem]:
+        """Returns the fixed problems of `feedback`, `selection` or `test`; `train` may be empty."""
+        ...
+
+    def grade(self, problem: Problem, response: str) -> float:
+        """Grades a response in [0, 1]; never raises on what a student wrote."""
+        ...
+
+    def check(self, example: Example) -> bool | None:
+        """Says whether an example's response answers its prompt; `None` where that cannot be computed."""
+        ...
+
+    def fingerprints(self, prompt: str) -> tuple[str, ...]:
+        """Returns what makes a problem that problem, without its template.
+
+        The first is the problem's identity. Where the domain does not recognise the text, weaker forms follow.
+        """
+        ...
+
+    def overlap_keys(self, problem: Problem) -> tuple[str, ...]:
+        """Returns every fingerprint under which a copy of this hidden problem would show."""
+        ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """What a domain with procedural problems offers to *privileged* engines (see `dgym.teachers`)."""
+
+    def skills(self) -> Sequence[str]:
+        """Returns the names of the domain's own kinds of problem."""
+        ...
+
+    def infer_skill(self, prompt: str) -> str | None:
+        """Recognises a problem's kind from its text alone."""
+        ...
+
+    def fresh(self, skill: str, count: int, seed: int) -> list[Example]:
+        """Writes `count` distinct, correct examples of the train split; `skill` may be off the domain."""
+        ...
+
+    def off_domain(self) -> Sequence[str]:
+        """Returns kinds of problem that `fresh` knows but the domain does not test."""
+        ...
+
+    def wrong_answer(self, example: Example, seed: int) -> Example:
+        """Returns the example with a plausible answer that is wrong."""
+        ...
+
+
+@runtime_checkable
+class Student(Protocol):
+    """Who learns. One object is one student of one episode; several may share a base model."""
+
+    def train(self, examples: Sequence[Example], *, seed: int, fresh: bool) -> Mapping[str, float]:
+        """Trains on `examples`, from the base model when `fresh`, else on top of what was learned.
+
+        Args:
+            examples: Kept examples, in a fixed order; may be empty (then a fresh student is the base).
+            seed: All randomness of the training derives from it.
+            fresh: Whether to forget earlier training first.
+
+        Returns:
+            Measures such as `loss` (mean of the last epoch), `steps` and `tokens`.
+
+        Raises:
+            StudentError: If training fails.
+        """
+        ...
+
+    def answer(self, problems: Sequence[Problem]) -> list[str]:
+        """Answers each problem greedily, in order."""
+        ...
+
+    def save(self, path: str) -> None:
+        """Writes what was learned into the folder `path`."""
+        ...
+
+    def load(self, path: str) -> None:
+        """Restores what `save` wrote."""
+        ...
+
+    def close(self) -> None:
+        """Gives back the memory; closing twice is harmless."""
+        ...
+
+
+class Base(Protocol):
+    """A loaded model on which students are opened."""
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the weights, in bytes."""
+        ...
+
+    def open(self, recipe: Any, variant: str) -> Student:
+        """Opens a new, untrained student; `recipe` is a `dgym.models.recipe.Recipe`."""
+        ...
+
+
+@runtime_checkable
+class StudentFamily(Protocol):
+    """A registered student: variants of one model, each with its own strengths.
+
+    Attributes:
+        name: The registered name.
+        variants: All variants.
+    """
+
+    name: str
+    variants: tuple[str, ...]
+
+    def draw(self, seed: int) -> str:
+        """Returns the variant that a seed stands for."""
+        ...
+
+    def digest(self, variant: str) -> str:
+        """Identifies a variant's weights without loading them."""
+        ...
+
+    def load(self, variant: str, device: str, precision: str, threads: int) -> Base:
+        """Loads a variant."""
+        ...
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """What the teacher sees.
+
+    Attributes:
+        name: The registered name.
+        version: Bumped whenever scores would move.
+        wants_probes: Whether the loop should measure the student on the data it was taught.
+    """
+
+    name: str
+    version: str
+    wants_probes: bool
+
+    def observe(self, feedback: Feedback, context: StateContext) -> State:
+        """Turns feedback into the teacher's state; knows nothing of the hidden splits."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Decides what data to write, from Brief and State alone."""
+
+    def plan(self, brief: Brief, state: State) -> Plan:
+        """Returns the plan for the next data."""
+        ...
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Writes examples for one plan item, from Brief and item alone. Items are worked on concurrently."""
+
+    def generate(self, brief: Brief, item: PlanItem) -> Sequence[Example]:
+        """Returns up to `item.count` examples; all randomness comes from `item.seed`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A named entry: one engine, and a policy for each environment that it enters.
+
+    Attributes:
+        name: The registered name.
+        policies: By environment name.
+        engine: What writes the examples.
+        version: Bumped whenever scores would move.
+        privileged: Whether the engine uses the domain's own generators. Such a teacher tests the allocation
+            of data, not the writing of it.
+        unverified: Whether its examples pass the gate without being checked for correctness: true for the
+            wrong-answers and off-domain controls, which would otherwise teach nothing.
+        budget_factor: Multiplies the budget; 10 for the ceiling, 1 for every teacher that is ranked.
+        state_blind: Whether no policy looks at the state. Such a teacher runs once per cell and counts in
+            every track.
+        ranked: Whether it is ranked; controls and the ceiling are shown beside the ranking.
+    """
+
+    name: str
+    policies: Mapping[str, Policy]
+    engine: Engine
+    version: str = "1"
+    privileged: bool = False
+    unverified: bool = False
+    budget_factor: int = 1
+    state_blind: bool = False
+    ranked: bool = True
+
+
+class Pool(Protocol):
+    """Maps an engine over plan items; the order of results is the order of items."""
+
+    def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Sequence[Example] | DgymError]:
+        """Returns for each item its examples, or the error that the engine ended with."""
+        ...
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Small tools that every layer shares
+
+T = TypeVar("T")
+
+
+def derive_seed(*parts: object) -> int:
+    """Derives an independent 63-bit seed from a path of names and numbers, the same on every machine."""
+    text = "\x1f".join(str(p) for p in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def digest(value: Any) -> str:
+    """Hashes a JSON value canonically; 32 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def count_tokens(text: str) -> int:
+    """Counts response tokens for the budget without any model's tokenizer: words and single symbols."""
+    return sum(1 for _ in _tokens(text))
+
+
+def _tokens(text: str) -> Iterator[str]:
+    word = False
+    for char in text:
+        if char.isalnum():
+            if not word:
+                yield char
+            word = True
+        else:
+            word = False
+            if not char.isspace():
+                yield char
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def to_json(record: Any) -> Any:
+    """Turns a record of this module into JSON values."""
+    return _adapter(type(record)).dump_python(record, mode="json")
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """Restores a record from `to_json`'s output.
+
+    Raises:
+        pydantic.ValidationError: If the value does not fit the record.
+    """
+    result: T = _adapter(kind).validate_python(value)
+    return result

@@ -1,0 +1,371 @@
+"""The closed loop: evaluate, observe, plan, generate, judge, train, and again.
+
+`run_episode` is the algorithm; `ClosedLoop` holds what one episode needs and is also what `dgym.make` drives by
+hand. Neither knows Ray, files or models. A teacher is only ever given a Brief and a State.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from dgym.core import (
+    MEMORY_LIMIT,
+    Attempt,
+    Brief,
+    Domain,
+    Environment,
+    Example,
+    Feedback,
+    Plan,
+    PlanItem,
+    Pool,
+    Probe,
+    Problem,
+    Rules,
+    Split,
+    State,
+    StateContext,
+    Step,
+    Student,
+    Teacher,
+    Verdict,
+    derive_seed,
+)
+from dgym.errors import DgymError, TeacherError, one_line
+from dgym.gate import Gate, OverlapIndex, told
+
+PROBE_PER_SKILL = 20
+"""How many of the latest kept examples of a skill a probe asks."""
+
+EXAMPLE_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "prompt": {"type": "string", "description": "the problem, as the student would be asked it"},
+        "response": {"type": "string", "description": "the answer to learn, in the answer format"},
+        "skill": {"type": ["string", "null"], "description": "what it trains"},
+    },
+    "required": ["prompt", "response"],
+}
+
+
+def run_episode(loop: ClosedLoop, teacher: Teacher, pool: Pool) -> Iterator[Step]:
+    """Runs one episode: a teacher writes data, the student learns from it, round after round.
+
+    Args:
+        loop: Domain, environment, student and rules.
+        teacher: Plans and writes the data.
+        pool: Maps the teacher's engine over plan items.
+
+    Yields:
+        The untrained student as step 0, then one step per iteration.
+
+    Raises:
+        TeacherError: If a policy raises or plans something unusable, or if the engine gave nothing usable in
+            the whole episode although data were planned. Steps already yielded stay valid.
+        StudentError: If training or answering fails.
+    """
+    yield loop.begin()
+    while not loop.done:
+        for _ in range(loop.rules.generations):
+            teach(loop, teacher, pool)
+        yield loop.learn()
+    loop.finish()
+
+
+def teach(loop: ClosedLoop, teacher: Teacher, pool: Pool) -> tuple[Verdict, ...]:
+    """Lets a teacher see the state, plan and write data once, and puts them through the gate."""
+    state = loop.observe()
+    with loop.clock("plan"):
+        plan = _plan(teacher.policies[loop.environment.name].plan, loop.brief, state)
+    plan = loop.accept(plan)
+    with loop.clock("generate"):
+        written = pool.generate(loop.brief, plan.items)
+    return loop.submit(_collect(plan.items, written))
+
+
+class ClosedLoop:
+    """One episode's domain, environment, student and rules; everything but the teacher.
+
+    Args:
+        domain: What is learned.
+        environment: What the teacher sees.
+        student: Who learns.
+        rules: The protocol.
+        unverified: Whether examples known to be wrong pass (controls only).
+        index: Finds copies of evaluation problems; made here when not shared.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        environment: Environment,
+        student: Student,
+        rules: Rules,
+        *,
+        unverified: bool = False,
+        index: OverlapIndex | None = None,
+    ) -> None:
+        self.domain, self.environment, self.student, self.rules = domain, environment, student, rules
+        self.brief = Brief(
+            domain=domain.name,
+            environment=environment.name,
+            description=domain.description,
+            answer_format=domain.answer_format,
+            example_schema=EXAMPLE_SCHEMA,
+            budget=rules.budget,
+            iterations=rules.iterations,
+            protocol={"training": rules.training, "generations": rules.generations, "verify": rules.verify},
+        )
+        if index is None:
+            index = overlap_index(domain)
+        self._gate = Gate(domain, index, rules.budget, verify=rules.verify and not unverified)
+        self._memory: Any = None
+        self._data: list[Example] = []
+        self._plans: list[Plan] = []
+        self._verdicts: list[Verdict] = []
+        self._told: dict[str, int] = {}
+        self._probes: tuple[Probe, ...] = ()
+        self._asked = self._well_formed = 0
+        self._steps: list[Step] = []
+        self._best = 0.0
+        self._seconds: dict[str, float] = {}
+        self._malformed = ""
+
+    @property
+    def iteration(self) -> int:
+        """How many trainings lie behind the student."""
+        return len(self._steps) - 1
+
+    @property
+    def done(self) -> bool:
+        """Whether all iterations have been run."""
+        return self.iteration >= self.rules.iterations
+
+    @property
+    def last(self) -> Step:
+        """The latest step."""
+        return self._steps[-1]
+
+    def begin(self) -> Step:
+        """Evaluates the untrained student; the first step of every episode."""
+        if self._steps:
+            raise DgymError("The episode has begun already.")
+        return self._evaluate({})
+
+    def observe(self) -> State:
+        """Makes the teacher's state from the latest feedback and what was told of the last submission."""
+        generation = len(self._plans)
+        return self.environment.observe(
+            self.last.feedback,
+            StateContext(
+                iteration=self.iteration,
+                seed=derive_seed("policy", *self._place(), generation),
+                probes=self._probes,
+                rejected=dict(self._told),
+                examples_left=self._gate.examples_left,
+                memory=self._memory,
+            ),
+        )
+
+    def accept(self, plan: Plan) -> Plan:
+        """Seeds a plan's items, and cuts them to what may still be submitted."""
+        left = self._gate.examples_left
+        items: list[PlanItem] = []
+        for index, item in enumerate(plan.items):
+            count = min(item.count, left)
+            if count > 0:
+                left -= count
+                seed = derive_seed("item", *self._place(), len(self._plans), index)
+                items.append(replace(item, count=count, seed=seed))
+        plan = Plan(tuple(items), plan.memory)
+        self._memory = plan.memory
+        self._plans.append(plan)
+        self._asked += sum(item.count for item in items)
+        return plan
+
+    def submit(self, examples: Sequence[object]) -> tuple[Verdict, ...]:
+        """Puts examples through the gate; what is kept is learned from at the next `learn`."""
+        with self.clock("gate"):
+            verdicts = self._gate.submit(examples)
+        self._well_formed += sum(v.reason not in ("malformed", "over-budget") for v in verdicts)
+        self._malformed = next((v.example.prompt for v in verdicts if v.reason == "malformed"), self._malformed)
+        self._verdicts += verdicts
+        self._told = told(verdicts)
+        return tuple(verdicts)
+
+    def learn(self) -> Step:
+        """Trains the student on what was kept and evaluates it."""
+        new = [v.example for v in self._verdicts if v.kept]
+        self._data += new
+        retrain = self.rules.training == "retrain"
+        seed = derive_seed("train", self.rules.training_seed, self.iteration + 1)
+        with self.clock("train"):
+            report = self.student.train(self._data if retrain else new, seed=seed, fresh=retrain)
+        if self.environment.wants_probes:
+            with self.clock("answer"):
+                self._probes = probe(self.student, self.domain, self._data)
+        self._gate.next_iteration()
+        return self._evaluate(report)
+
+    def finish(self) -> None:
+        """Ends the episode; an engine that never wrote anything usable has failed.
+
+        Raises:
+            TeacherError: If data were planned and not one well-formed example came of it.
+        """
+        if self._asked and not self._well_formed:
+            shown = f" The last was: {self._malformed[:120]}" if self._malformed else ""
+            what = "only malformed examples" if self._malformed else "no examples"
+            raise TeacherError(f"The teacher planned {self._asked} examples and its engine returned {what}.{shown}")
+
+    @contextmanager
+    def clock(self, stage: str) -> Iterator[None]:
+        """Adds the time spent inside to the coming step's `seconds`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def _place(self) -> tuple[object, ...]:
+        # Never the spec's digest: teachers are compared on shared seeds.
+        return (self.rules.teacher_seed, self.domain.name, self.environment.name, self.iteration)
+
+    def _evaluate(self, report: Mapping[str, float]) -> Step:
+        first = not self._steps
+        with self.clock("answer"):
+            feedback = self._ask("feedback")
+            selection = feedback if self.rules.validation == "paper" else self._ask("selection")
+            # Ties go to the earlier iteration, and iteration 0 counts.
+            best = first or selection.score > self._best
+            last = self.iteration + 1 >= self.rules.iterations
+            test = self._ask("test") if best or last or self.rules.test_every_iteration else None
+        if best:
+            self._best = selection.score
+        step = Step(
+            iteration=self.iteration + 1,
+            feedback=feedback,
+            selection=selection,
+            test=test,
+            plans=tuple(self._plans),
+            verdicts=tuple(self._verdicts),
+            examples_total=len(self._data),
+            best=best,
+            seconds=dict(self._seconds),
+            train=dict(report),
+        )
+        self._plans, self._verdicts, self._seconds = [], [], {}
+        self._steps.append(step)
+        return step
+
+    def _ask(self, split: Split) -> Feedback:
+        return evaluate(self.student, self.domain, split, share_of(self.domain.problems(split), self.rules.share))
+
+
+def evaluate(student: Student, domain: Domain, split: Split, problems: Sequence[Problem]) -> Feedback:
+    """Asks a student and grades its answers."""
+    responses = student.answer(problems)
+    attempts = (
+        Attempt(problem, response, domain.grade(problem, response))
+        for problem, response in zip(problems, responses, strict=True)
+    )
+    return Feedback(split, tuple(attempts))
+
+
+def share_of(problems: Sequence[Problem], share: float) -> Sequence[Problem]:
+    """Returns the first `share` of the problems of each skill, in their order."""
+    if share >= 1:
+        return problems
+    skills = [p.skill for p in problems]
+    left = {skill: max(1, round(skills.count(skill) * share)) for skill in set(skills)}
+    out = []
+    for problem in problems:
+        if left[problem.skill] > 0:
+            left[problem.skill] -= 1
+            out.append(problem)
+    return out
+
+
+def probe(student: Student, domain: Domain, examples: Sequence[Example]) -> tuple[Probe, ...]:
+    """Measures a student on the latest training examples of each claimed skill."""
+    by_skill: dict[str, list[Example]] = {}
+    for example in examples:
+        if example.skill is not None:
+            by_skill.setdefault(example.skill, []).append(example)
+    probes = []
+    for skill in sorted(by_skill):
+        asked = by_skill[skill][-PROBE_PER_SKILL:]
+        answers = student.answer([Problem(f"probe-{i}", e.prompt, e.response, skill) for i, e in enumerate(asked)])
+        right = [
+            a.strip() == e.response.strip() or domain.check(Example(e.prompt, a)) is True
+            for e, a in zip(asked, answers, strict=True)
+        ]
+        probes.append(Probe(skill, sum(right) / len(asked), len(asked)))
+    return tuple(probes)
+
+
+def overlap_index(domain: Domain) -> OverlapIndex:
+    """Builds the index of a domain's evaluation problems, all of them whatever share is used."""
+    splits: tuple[Split, ...] = ("feedback", "selection", "test")
+    return OverlapIndex(domain, {split: domain.problems(split) for split in splits})
+
+
+class LocalPool:
+    """Works on plan items one after the other, in this process."""
+
+    def __init__(self, teacher: Teacher) -> None:
+        self._engine = teacher.engine
+
+    def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Sequence[Example] | DgymError]:
+        """Maps the engine over items, in order."""
+        return [work(self._engine.generate, brief, item) for item in items]
+
+
+def work(
+    generate: Callable[[Brief, PlanItem], Sequence[Example]], brief: Brief, item: PlanItem
+) -> Sequence[Example] | DgymError:
+    """Works on one plan item; what the engine raises is returned, and what is over the count is cut."""
+    try:
+        written = generate(brief, item)
+        return list(written)[: item.count]
+    except DgymError as error:
+        return error
+    except Exception as error:
+        return TeacherError(f"The engine raised {one_line(error)}")
+
+
+def _plan(plan: Callable[[Brief, State], Plan], brief: Brief, state: State) -> Plan:
+    try:
+        made: object = plan(brief, state)
+    except DgymError:
+        raise
+    except Exception as error:
+        raise TeacherError(f"The policy raised {one_line(error)}") from error
+    if not isinstance(made, Plan) or not all(isinstance(i, PlanItem) for i in made.items):
+        raise TeacherError(f"The policy returned {type(made).__name__} where a Plan of PlanItems is due.")
+    if not all(isinstance(i.count, int) for i in made.items):
+        raise TeacherError("The policy planned an item whose count is no whole number.")
+    try:
+        size = len(json.dumps(made.memory).encode())
+    except (TypeError, ValueError) as error:
+        raise TeacherError(f"The policy's memory is not JSON: {error}") from error
+    if size > MEMORY_LIMIT:
+        raise TeacherError(f"The policy's memory has {size} bytes; {MEMORY_LIMIT} are allowed.")
+    return made
+
+
+def _collect(items: Sequence[PlanItem], written: Sequence[Sequence[Example] | DgymError]) -> list[object]:
+    """Joins the engine's output in order; one item that failed costs its examples, all that failed the episode."""
+    errors = [w for w in written if isinstance(w, DgymError)]
+    if errors and len(errors) == len(items):
+        raise errors[0]
+    out: list[object] = []
+    for index, part in enumerate(written):
+        if not isinstance(part, DgymError):
+            out += [replace(e, item=index) if isinstance(e, Example) else e for e in part]
+    return out

@@ -1,0 +1,83 @@
+"""Errors by boundary: whose fault a failure is.
+
+Every failure that dgym expects is a `DgymError` and carries the boundary at which it happened. A failed
+episode is stored with that name, so a table can say "the teacher's output could not be used" apart from "the
+host ran out of memory". `UsageError` is the one kind that a person caused at the command line; it is shown as
+one line, without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class DgymError(Exception):
+    """Base class of every failure that dgym foresees.
+
+    Attributes:
+        boundary: Who is responsible: `"usage"`, `"domain"`, `"teacher"`, `"student"` or `"infrastructure"`.
+    """
+
+    boundary: ClassVar[str] = "infrastructure"
+
+
+class UsageError(DgymError):
+    """A person asked for something that does not exist or cannot be read; the message says what to do."""
+
+    boundary = "usage"
+
+
+class DomainError(DgymError):
+    """Problems or graders of a domain are unusable."""
+
+    boundary = "domain"
+
+
+class TeacherError(DgymError):
+    """A policy or an engine raised, or returned something that is not a plan or not examples."""
+
+    boundary = "teacher"
+
+
+class StudentError(DgymError):
+    """A student cannot be loaded, trained or asked."""
+
+    boundary = "student"
+
+
+class InfrastructureError(DgymError):
+    """Disk, network, a killed worker: nothing that domain, teacher or student could help."""
+
+    boundary = "infrastructure"
+
+
+def boundary_of(error: BaseException) -> str:
+    """Names the boundary at which `error` happened; an unforeseen exception counts as infrastructure."""
+    return error.boundary if isinstance(error, DgymError) else InfrastructureError.boundary
+
+
+def one_line(error: BaseException) -> str:
+    """Renders an exception as one line for a table or a terminal, with its type unless it is ours."""
+    text = " ".join(str(error).split())
+    if isinstance(error, DgymError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """Builds the error for a name that is not registered, with the nearest valid choice.
+
+    Args:
+        kind: What was looked for, in words, such as `"teacher"`.
+        name: The name that was given.
+        known: The valid names.
+
+    Returns:
+        The error, to be raised by the caller.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return UsageError(f"There is no {kind} named {name!r}. {hint}Known: {', '.join(names) or 'none'}.")

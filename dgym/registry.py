@@ -1,0 +1,142 @@
+"""One lazy registry: names to `"pkg.mod:Attr"` strings, entry points for third parties, and files.
+
+Nothing is imported until it is loaded. A name may be:
+
+- a built-in (`"weakness"`),
+- the name of an entry point in the group `dgym.<kind>s`, such as `dgym.teachers`, of an installed package,
+- a file and an attribute in it (`"path/to/file.py:Attr"`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final
+
+from dgym.errors import DgymError, UsageError, one_line, unknown_name
+
+BUILTIN: Final[dict[str, dict[str, str]]] = {
+    "domain": {
+        "math": "dgym.domains.math:MathDomain",
+        "fake": "dgym.fakes:FakeDomain",
+    },
+    "environment": {
+        "open-ended": "dgym.environments.open_ended:OpenEnded",
+        "skill-list": "dgym.environments.skill_list:SkillList",
+    },
+    "teacher": {
+        "uniform": "dgym.teachers.builtin:uniform",
+        "random": "dgym.teachers.builtin:random_skills",
+        "weakness": "dgym.teachers.builtin:weakness",
+        "no-data": "dgym.teachers.builtin:no_data",
+        "wrong-answers": "dgym.teachers.builtin:wrong_answers",
+        "off-domain": "dgym.teachers.builtin:off_domain",
+        "ceiling": "dgym.teachers.builtin:ceiling",
+    },
+    "student": {
+        "micro-math": "dgym.students.micro:micro_math",
+        "fake": "dgym.fakes:fake_student",
+    },
+    "backend": {
+        "local": "dgym.bench:LocalBackend",
+        "ray": "dgym.cluster:RayBackend",
+    },
+}
+"""Every built-in, by kind and name."""
+
+KINDS: Final = tuple(BUILTIN)
+
+
+def group(kind: str) -> str:
+    """Returns the entry-point group of a kind, such as `dgym.teachers`."""
+    return f"dgym.{kind}s"
+
+
+@lru_cache(maxsize=8)
+def _plugins(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group(kind))}
+
+
+def names(kind: str) -> list[str]:
+    """Returns every registered name of a kind, built-ins and entry points, sorted."""
+    if kind not in BUILTIN:
+        raise unknown_name("kind", kind, KINDS)
+    return sorted({*BUILTIN[kind], *_plugins(kind)})
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is of the form `path/to/file.py:Attr`."""
+    return ".py:" in name
+
+
+def load(kind: str, name: str) -> Any:
+    """Imports what a name stands for.
+
+    Args:
+        kind: One of `KINDS`.
+        name: A registered name, or `path/to/file.py:Attr`.
+
+    Returns:
+        The attribute itself: a class, a factory or an object.
+
+    Raises:
+        UsageError: If there is no such name, file or attribute, or if it cannot be imported.
+    """
+    if is_file(name):
+        return _load_file(kind, name)
+    if name in BUILTIN.get(kind, {}):
+        module, _, attribute = BUILTIN[kind][name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    if kind in BUILTIN and name in _plugins(kind):
+        try:
+            return _plugins(kind)[name].load()
+        except Exception as error:
+            raise UsageError(f"The {kind} {name!r} cannot be imported: {one_line(error)}") from error
+    raise unknown_name(kind, name, names(kind))
+
+
+def pin(kind: str, name: str) -> str:
+    """Returns what a name pins beyond itself: the bytes of a file, or the version of a plugin's package."""
+    if is_file(name):
+        path = Path(name.partition(".py:")[0] + ".py")
+        try:
+            return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+        except OSError as error:
+            raise UsageError(f"The {kind} file {str(path)!r} cannot be read: {error.strerror}.") from error
+    if name not in BUILTIN.get(kind, {}) and name in _plugins(kind):
+        package = _plugins(kind)[name].dist
+        return f"{package.name}=={package.version}" if package else ""
+    return ""
+
+
+def _load_file(kind: str, name: str) -> Any:
+    stem, _, attribute = name.partition(".py:")
+    path = Path(f"{stem}.py")
+    if not path.is_file():
+        raise UsageError(f"There is no {kind} file {str(path)!r}.")
+    module_name = f"dgym_file_{hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()}"
+    module = sys.modules.get(module_name)
+    if module is None:
+        found = importlib.util.spec_from_file_location(module_name, path)
+        assert found is not None and found.loader is not None
+        module = importlib.util.module_from_spec(found)
+        sys.modules[module_name] = module
+        try:
+            found.loader.exec_module(module)
+        except DgymError:
+            del sys.modules[module_name]
+            raise
+        except BaseException as error:
+            del sys.modules[module_name]
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise UsageError(f"The {kind} file {str(path)!r} raises {one_line(error)}") from error
+    if not hasattr(module, attribute):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise unknown_name(f"attribute in {path}", attribute, public)
+    return getattr(module, attribute)

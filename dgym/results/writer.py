@@ -1,0 +1,318 @@
+"""Writing one episode's results: five immutable Parquet files, the row in `episodes` last.
+
+There is no shared writer and no lock. Each file is written under a temporary name beside its place and renamed,
+so a reader sees a whole file or none; a process killed in between leaves a hidden `.tmp` file that nobody reads.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from os import PathLike
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dgym import registry
+from dgym.core import Feedback, Step, digest
+from dgym.errors import InfrastructureError, boundary_of, one_line
+from dgym.results.reader import is_whole, part_files, read_part
+from dgym.results.schema import TABLES, part_path
+from dgym.specs import EpisodeSpec, Identity
+
+RETAINED: Final = 0.5
+"""A skill whose test accuracy is above this before any training is one that the student has."""
+
+_LIBRARIES = ("dgym", "torch", "transformers", "peft", "tokenizers", "ray", "numpy", "pyarrow", "reasoning-gym")
+
+Row = dict[str, Any]
+
+
+class EpisodeWriter:
+    """Collects an episode's steps and writes its files when it ends.
+
+    Args:
+        run_dir: The run's folder.
+        identity: The episode.
+        suite: Name of the suite that it is run for.
+    """
+
+    def __init__(self, run_dir: str | PathLike[str], identity: Identity, suite: str) -> None:
+        self._run, self._identity, self._suite = Path(run_dir), identity, suite
+        self._steps: dict[int, Step] = {}
+        self._started = datetime.now(UTC)
+
+    def add(self, step: Step) -> None:
+        """Takes a step; one of the same iteration, from before a resume, is replaced."""
+        self._steps[step.iteration] = step
+
+    def finish(self) -> None:
+        """Writes the finished episode.
+
+        Raises:
+            InfrastructureError: If the files cannot be written, or if steps are missing.
+        """
+        steps = self._ordered()
+        if [s.iteration for s in steps] != list(range(len(steps))) or not steps:
+            raise InfrastructureError(f"The episode {self._identity.label} ended without all of its steps.")
+        self._write(steps, {"status": "ok"})
+
+    def fail(self, error: BaseException, stage: str | None = None) -> None:
+        """Writes a failed episode, with the steps that it made.
+
+        Args:
+            error: What ended it.
+            stage: Where in the loop, if known.
+
+        Raises:
+            InfrastructureError: If the files cannot be written.
+        """
+        self._write(
+            self._ordered(),
+            {
+                "status": "failed",
+                "error_boundary": boundary_of(error),
+                "error_stage": stage,
+                "error": _text(one_line(error)),
+            },
+        )
+
+    def _ordered(self) -> list[Step]:
+        return [self._steps[i] for i in sorted(self._steps)]
+
+    def _write(self, steps: Sequence[Step], outcome: Row) -> None:
+        rows = {
+            "steps": [_step_row(step) for step in steps],
+            "attempts": [row for step in steps for row in _attempt_rows(step)],
+            "examples": [row for step in steps for row in _example_rows(step)],
+            "calls": [row for step in steps for row in _call_rows(step)],
+            "episodes": [_identity_row(self._identity) | _summary_row(steps) | outcome],
+        }
+        rows["episodes"][0] |= {"suite": self._suite, "started_at": self._started, "finished_at": datetime.now(UTC)}
+        spec = self._identity.spec
+        partitions = {"domain": spec.domain, "environment": spec.environment, "teacher": spec.teacher}
+        for name, table in TABLES.items():
+            for row in rows[name]:
+                row["digest"] = self._identity.digest
+            path = self._run / part_path(name, partitions, self._identity.digest)
+            write_parquet(pa.Table.from_pylist(rows[name], schema=table.schema), path)
+
+
+def finished(run_dir: str | PathLike[str]) -> set[str]:
+    """Returns the digests of the episodes that ended with status ok and whose five files are all intact."""
+    run = Path(run_dir)
+    found = set()
+    for part in part_files(run / "episodes"):
+        try:
+            row = read_part(run / "episodes", part, ["digest", "status"]).to_pylist()[0]
+        except ValueError:
+            continue
+        if row["status"] == "ok" and all(is_whole(run / table, part) for table in TABLES):
+            found.add(row["digest"])
+    return found
+
+
+def write_parquet(table: pa.Table, path: Path) -> None:
+    """Writes a Parquet file in one atomic step.
+
+    Raises:
+        InfrastructureError: If it cannot be written; nothing is then left behind.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or one_line(error)
+        raise InfrastructureError(f"Results cannot be written to {str(path.parent)!r}: {reason}.") from error
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Steps to rows
+
+
+def label_of(spec: EpisodeSpec) -> str:
+    """A teacher's short name for tables: without a file's folder, with its parameters."""
+    name = Path(spec.teacher).name if registry.is_file(spec.teacher) else spec.teacher
+    params = ", ".join(f"{key}={value}" for key, value in sorted(spec.teacher_params.items()))
+    return f"{name}({params})" if params else name
+
+
+def _identity_row(identity: Identity) -> Row:
+    spec = identity.spec
+    fields = spec.model_dump(mode="json")
+    # Seeds differ within a comparison; those that the rules carry are overwritten by the spec's.
+    rules = {name: value for name, value in fields["rules"].items() if not name.endswith("_seed")}
+    protocol = {"rules": rules} | {name: fields[name] for name in ("recipe", "engine", "precision", "tier")}
+    return {
+        "teacher_label": label_of(spec),
+        "student": spec.student,
+        "variant": identity.variant,
+        "seed_variant": spec.seeds.variant,
+        "seed_training": spec.seeds.training,
+        "seed_teacher": spec.seeds.teacher,
+        "privileged": identity.privileged,
+        "state_blind": identity.state_blind,
+        "ranked": identity.ranked,
+        "protocol": digest(protocol),
+        "spec": _json(fields),
+        "pins": _json(identity.pins),
+        "versions": _json(_versions()),
+        "device": spec.device,
+        "teacher_tokens": 0,
+        "cost": 0.0,
+    }
+
+
+def _summary_row(steps: Sequence[Step]) -> Row:
+    verdicts = [v for step in steps for v in step.verdicts]
+    seconds: Counter[str] = Counter()
+    for step in steps:
+        seconds.update(step.seconds)
+    row: Row = {
+        "iterations_run": max(len(steps) - 1, 0),
+        "examples_submitted": _submitted(verdicts),
+        "examples_kept": sum(v.kept for v in verdicts),
+        "response_tokens": sum(v.tokens for v in verdicts),
+        "seconds_student": seconds["train"] + seconds["answer"],
+        "seconds_total": sum(seconds.values()),
+    }
+    if not steps:
+        return row
+    base, last = steps[0], steps[-1]
+    best = max(steps, key=lambda step: (step.selection.score, -step.iteration))
+    had = _skills_had(base.test)
+    return row | {
+        "best_iteration": best.iteration,
+        "base_test": _score(base.test),
+        "best_test": _score(best.test),
+        "last_test": _score(last.test),
+        "base_selection": base.selection.score,
+        "best_selection": best.selection.score,
+        "retention": _retention(had, best.test),
+        "retention_last": _retention(had, last.test),
+        "retention_skills": len(had),
+    }
+
+
+def _step_row(step: Step) -> Row:
+    row: Row = {
+        "iteration": step.iteration,
+        "feedback": step.feedback.score,
+        "selection": step.selection.score,
+        "test": _score(step.test),
+        "best": step.best,
+        "examples_submitted": _submitted(step.verdicts),
+        "examples_kept": len(step.kept),
+        "examples_total": step.examples_total,
+        "rejected": _json(Counter(v.reason for v in step.verdicts if v.reason)),
+        "response_tokens": sum(v.tokens for v in step.verdicts),
+        "cost": 0.0,
+    }
+    counts = {f"train_{name}": int(step.train[name]) for name in ("steps", "tokens") if name in step.train}
+    seconds = {f"seconds_{stage}": value for stage, value in step.seconds.items()}
+    return row | {"train_loss": step.train.get("loss")} | counts | seconds
+
+
+def _attempt_rows(step: Step) -> list[Row]:
+    # Where one split serves for feedback and selection, its attempts are written once.
+    splits = {f.split: f for f in (step.feedback, step.selection, step.test) if f is not None}
+    return [
+        {
+            "iteration": step.iteration,
+            "split": split,
+            "problem": _text(attempt.problem.id),
+            "skill": _text(attempt.problem.skill),
+            "score": attempt.score,
+            "response": _text(attempt.response),
+        }
+        for split, feedback in splits.items()
+        for attempt in feedback.attempts
+    ]
+
+
+def _example_rows(step: Step) -> list[Row]:
+    return [
+        {
+            "iteration": step.iteration,
+            "item": v.example.item,
+            "skill": None if v.example.skill is None else _text(v.example.skill),
+            "kept": v.kept,
+            "reason": v.reason or None,
+            "correct": v.correct,
+            "tokens": v.tokens,
+            "prompt": _text(v.example.prompt),
+            "response": _text(v.example.response),
+        }
+        for v in step.verdicts
+    ]
+
+
+def _call_rows(step: Step) -> list[Row]:
+    returned = Counter(v.example.item for v in step.verdicts)
+    return [
+        {
+            "iteration": step.iteration,
+            "generation": generation,
+            "item": index,
+            "asked": item.count,
+            "returned": returned[index] if len(step.plans) == 1 else None,
+        }
+        for generation, plan in enumerate(step.plans)
+        for index, item in enumerate(plan.items)
+    ]
+
+
+def _submitted(verdicts: Sequence[Any]) -> int:
+    return sum(v.reason != "over-budget" for v in verdicts)
+
+
+def _score(feedback: Feedback | None) -> float | None:
+    return None if feedback is None else feedback.score
+
+
+def _accuracy(feedback: Feedback) -> dict[str, float]:
+    return {skill: Feedback(feedback.split, part).score for skill, part in feedback.by_skill().items()}
+
+
+def _skills_had(base: Feedback | None) -> dict[str, float]:
+    return {} if base is None else {skill: a for skill, a in _accuracy(base).items() if a > RETAINED}
+
+
+def _retention(had: dict[str, float], later: Feedback | None) -> float | None:
+    if later is None or not had:
+        return None
+    now = _accuracy(later)
+    return sum(now[skill] - before for skill, before in had.items()) / len(had)
+
+
+def _text(text: str) -> str:
+    # A lone surrogate, which a model or a teacher can write, has no place in UTF-8.
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,320 @@
+"""What is run: one episode, and suites of episodes, as frozen values with a digest.
+
+An `EpisodeSpec` names everything that can move a score. Its digest, together with what the names stand for just
+now (`pins`: weights, the bytes of a teacher's file, versions), identifies the episode: same digest and a
+finished file mean that there is nothing to do. A `SuiteSpec` is read from TOML and expands to episodes.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from dgym import registry
+from dgym.core import Budget, Rules, Teacher, digest
+from dgym.errors import UsageError, unknown_name
+from dgym.models.recipe import Recipe
+from dgym.teachers import make_teacher
+
+M = TypeVar("M", bound=BaseModel)
+
+FORMAT: Final = "1"
+"""Version of the digest's own make-up."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Seeds(_Frozen):
+    """The three seeds of an episode.
+
+    Attributes:
+        variant: Draws the student's variant.
+        training: Seeds all training.
+        teacher: Seeds all that the teacher does.
+    """
+
+    variant: int = 1
+    training: int = 1
+    teacher: int = 1
+
+    @classmethod
+    def all(cls, seed: int) -> Seeds:
+        """Uses one number for all three."""
+        return cls(variant=seed, training=seed, teacher=seed)
+
+
+class EpisodeSpec(_Frozen):
+    """One episode: everything that can move its scores.
+
+    Attributes:
+        teacher: Registered name, or `path/to/file.py:Attr`.
+        teacher_params: Keyword arguments of the teacher's factory.
+        environment: Registered name.
+        domain: Registered name.
+        student: Registered name, which draws a variant by seed, or `name:variant`.
+        recipe: How the student is trained.
+        rules: Iterations, budget and protocol; its two seeds are set from `seeds`.
+        seeds: The three seeds.
+        engine: What answers for the student.
+        device: Where the student lives.
+        precision: In what it computes.
+        threads: CPU threads of one student host; more threads can move the last bits.
+        tier: `"strict"` promises equal bits, `"seeded"` equal seeds only.
+    """
+
+    teacher: str
+    teacher_params: dict[str, Any] = Field(default_factory=dict)
+    environment: str = "open-ended"
+    domain: str = "math"
+    student: str = "micro-math"
+    recipe: Recipe = Recipe()
+    rules: Rules = Rules()
+    seeds: Seeds = Seeds()
+    engine: Literal["transformers"] = "transformers"
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    threads: int = Field(default=1, ge=1)
+    tier: Literal["strict", "seeded"] = "strict"
+
+    def seeded_rules(self, teacher: Teacher) -> Rules:
+        """Returns the rules with the seeds in place and the budget scaled by the teacher's factor."""
+        budget, factor = self.rules.budget, teacher.budget_factor
+
+        def scaled(limit: int | None) -> int | None:
+            return None if limit is None else limit * factor
+
+        return Rules(
+            iterations=self.rules.iterations,
+            budget=Budget(
+                budget.examples_per_iteration * factor,
+                scaled(budget.examples_total),
+                scaled(budget.response_tokens_total),
+            ),
+            training=self.rules.training,
+            generations=self.rules.generations,
+            validation=self.rules.validation,
+            verify=self.rules.verify,
+            test_every_iteration=self.rules.test_every_iteration,
+            share=self.rules.share,
+            training_seed=self.seeds.training,
+            teacher_seed=self.seeds.teacher,
+        )
+
+
+class Identity(_Frozen):
+    """An episode spec together with what its names stand for just now.
+
+    Attributes:
+        spec: The spec.
+        digest: Identifies the episode; 32 hexadecimal digits.
+        variant: The student's variant that the seed drew.
+        pins: What the names stand for: weights, versions, bytes of files.
+        privileged: Whether the teacher uses the domain's own generators.
+        state_blind: Whether the teacher looks at no state; it then counts in every track.
+        ranked: Whether it is ranked: controls and the ceiling are shown, not ranked.
+    """
+
+    spec: EpisodeSpec
+    digest: str
+    variant: str
+    pins: dict[str, str]
+    privileged: bool
+    state_blind: bool
+    ranked: bool
+
+    @property
+    def label(self) -> str:
+        """A short text for people: teacher, environment, domain and seed."""
+        where = "any" if self.state_blind else self.spec.environment
+        return f"{self.spec.teacher} · {where} · {self.spec.domain} · seed {self.spec.seeds.variant}"
+
+
+def identify(spec: EpisodeSpec) -> Identity:
+    """Resolves a spec's names and computes its digest.
+
+    Raises:
+        UsageError: If a name is unknown, or the teacher does not enter the environment.
+    """
+    teacher = make_teacher(spec.teacher, spec.teacher_params)
+    environment = registry.load("environment", spec.environment)()
+    if spec.environment not in teacher.policies:
+        entered = ", ".join(sorted(teacher.policies)) or "none"
+        raise UsageError(f"The teacher {spec.teacher!r} does not enter {spec.environment!r}; it enters: {entered}.")
+    domain = registry.load("domain", spec.domain)()
+    family_name, _, variant = spec.student.partition(":")
+    family = registry.load("student", family_name)()
+    if variant and variant not in family.variants:
+        raise unknown_name(f"variant of {family_name}", variant, family.variants)
+    variant = variant or family.draw(spec.seeds.variant)
+    pins = {
+        "format": FORMAT,
+        "weights": family.digest(variant),
+        "teacher": registry.pin("teacher", spec.teacher) or teacher.version,
+        "environment": environment.version,
+        "domain": domain.version,
+    }
+    fields = spec.model_dump(mode="json")
+    # A file's path is not what it is, and a seed that only draws the variant is told by the variant.
+    if registry.is_file(spec.teacher):
+        fields["teacher"] = spec.teacher.partition(".py:")[2]
+    fields["variant"] = variant
+    return Identity(
+        spec=spec,
+        digest=digest({"spec": fields, "pins": pins}),
+        variant=variant,
+        pins=pins,
+        privileged=teacher.privileged,
+        state_blind=teacher.state_blind,
+        ranked=teacher.ranked,
+    )
+
+
+class Cell(_Frozen):
+    """A domain and the student that learns it."""
+
+    domain: str
+    student: str
+
+
+class Entry(_Frozen):
+    """Some teachers of a suite, and the environments that they enter.
+
+    Attributes:
+        teachers: Registered names or files.
+        environments: Which they enter; a state-blind teacher runs once per cell, in the first of them.
+        params: Keyword arguments of the teachers' factories.
+    """
+
+    teachers: tuple[str, ...]
+    environments: tuple[str, ...] = ("open-ended", "skill-list")
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
+class SuiteSpec(_Frozen):
+    """A set of episodes under one protocol.
+
+    Attributes:
+        name: What `--suite` names.
+        version: Bumped whenever scores would move.
+        description: One sentence for `dgym ls`.
+        seeds: Each number is used for variant, training and teacher at once.
+        rules: The protocol.
+        recipe: How students are trained.
+        cells: Domains with their students.
+        entries: Teachers with their environments.
+        threads: CPU threads of one student host.
+    """
+
+    name: str
+    version: int = 1
+    description: str = ""
+    seeds: tuple[int, ...] = (1,)
+    rules: Rules = Rules()
+    recipe: Recipe = Recipe()
+    cells: tuple[Cell, ...]
+    entries: tuple[Entry, ...]
+    threads: int = 1
+
+    def episodes(self) -> list[EpisodeSpec]:
+        """Expands the suite: every entry in every cell and seed; state-blind teachers once per cell.
+
+        Raises:
+            UsageError: If a name in it is unknown.
+        """
+        out = []
+        for seed in self.seeds:
+            for cell in self.cells:
+                for entry in self.entries:
+                    for name in entry.teachers:
+                        blind = make_teacher(name, entry.params).state_blind
+                        for environment in entry.environments[:1] if blind else entry.environments:
+                            out.append(
+                                EpisodeSpec(
+                                    teacher=name,
+                                    teacher_params=entry.params,
+                                    environment=environment,
+                                    domain=cell.domain,
+                                    student=cell.student,
+                                    recipe=self.recipe,
+                                    rules=self.rules,
+                                    seeds=Seeds.all(seed),
+                                    threads=self.threads,
+                                )
+                            )
+        return out
+
+
+def suite_files() -> dict[str, Path]:
+    """Returns the suites that ship, by name."""
+    packed = Path(str(resources.files("dgym"))) / "suites"
+    folder = packed if packed.is_dir() else Path(__file__).parent.parent / "benchmarks"
+    return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+
+
+def load_suite(name: str) -> SuiteSpec:
+    """Reads a suite by name, or from a TOML file.
+
+    Raises:
+        UsageError: If there is none, or if it is malformed; the message names the place.
+    """
+    known = suite_files()
+    path = Path(name) if name.endswith(".toml") else known.get(name)
+    if path is None:
+        raise unknown_name("suite", name, known)
+    return parse_model(SuiteSpec, path)
+
+
+def parse_model(model: type[M], path: Path) -> M:
+    """Reads a TOML file into a model.
+
+    Raises:
+        UsageError: Naming the file, the field, and the nearest valid field for a misspelt one.
+    """
+    values = read_toml(path)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {explain(error, model)}") from error
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Reads a TOML file.
+
+    Raises:
+        UsageError: If it cannot be read or is malformed; the message names file and place.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}.") from error
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """Says in one sentence what is wrong with the first field that pydantic rejected."""
+    import difflib
+
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        names = _field_names(model)
+        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
+        return f"unknown field {place!r}." + (f" Did you mean {near[0]!r}?" if near else "")
+    return f"field {place!r}: {first['msg']}."
+
+
+def _field_names(model: type[BaseModel]) -> list[str]:
+    nested = (Rules, Budget, Recipe, Seeds, Cell, Entry)
+    found: list[str] = list(model.model_fields)
+    for kind in nested:
+        fields: Mapping[str, Any] = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__")
+        found += list(fields)
+    return found

@@ -1,0 +1,126 @@
+"""The three stages of the loop alone, on files: evaluate, generate, train.
+
+Attempts and examples are JSON lines, a trained student is a folder, so that each stage can be run, looked at and
+replaced by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dgym import registry
+from dgym.bench import open_loop, student_config
+from dgym.core import Attempt, Example, Feedback, Problem, Split, Student, Verdict, derive_seed, from_json, to_json
+from dgym.episode import LocalPool, evaluate, share_of, teach
+from dgym.errors import StudentError, UsageError
+from dgym.specs import EpisodeSpec, identify
+from dgym.students.host import StudentHost, local_student
+
+T = TypeVar("T")
+
+
+def open_student(spec: EpisodeSpec, folder: Path | None = None) -> Student:
+    """Opens a spec's student in this process, trained as saved in `folder`."""
+    identity = identify(spec)
+    student = local_student(StudentHost(), student_config(identity), "stage")
+    if folder is not None:
+        student.load(str(folder))
+    return student
+
+
+def evaluate_stage(spec: EpisodeSpec, split: Split, folder: Path | None) -> Feedback:
+    """Asks a student the problems of one split."""
+    domain = registry.load("domain", spec.domain)()
+    problems = share_of(domain.problems(split), spec.rules.share)
+    return evaluate(open_student(spec, folder), domain, split, problems)
+
+
+def train_stage(spec: EpisodeSpec, examples: Sequence[Example], folder: Path) -> dict[str, float]:
+    """Trains an untrained student on examples and saves it in `folder`."""
+    student = open_student(spec)
+    seed = derive_seed("train", spec.seeds.training, 1)
+    report = dict(student.train(examples, seed=seed, fresh=True))
+    student.save(str(folder))
+    return report
+
+
+def generate_stage(spec: EpisodeSpec, attempts: Sequence[Attempt]) -> tuple[Verdict, ...]:
+    """Lets a teacher see the attempts of an untrained student, write one iteration's data, and judges them.
+
+    Raises:
+        UsageError: If the attempts leave out problems of the feedback split.
+        TeacherError: If the teacher fails.
+    """
+    domain = registry.load("domain", spec.domain)()
+    asked = {p.prompt for p in share_of(domain.problems("feedback"), spec.rules.share)}
+    missing = asked - {a.problem.prompt for a in attempts}
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of {len(asked)} feedback problems have no attempt; "
+            "make the file with `dgym evaluate --split feedback` and the same --share."
+        )
+    loop, teacher = open_loop(identify(spec), _Recorded(attempts))
+    loop.begin()
+    return teach(loop, teacher, LocalPool(teacher))
+
+
+class _Recorded:
+    """A student that answers as it did before; the hidden splits, which no teacher sees, stay unanswered."""
+
+    def __init__(self, attempts: Sequence[Attempt]) -> None:
+        self._answers = {a.problem.prompt: a.response for a in attempts}
+
+    def answer(self, problems: Sequence[Problem]) -> list[str]:
+        return [self._answers.get(p.prompt, "") for p in problems]
+
+    def train(self, examples: Sequence[Example], *, seed: int, fresh: bool) -> dict[str, float]:
+        raise StudentError("Recorded answers cannot be trained.")
+
+    def save(self, path: str) -> None:
+        raise StudentError("Recorded answers cannot be saved.")
+
+    def load(self, path: str) -> None:
+        raise StudentError("Recorded answers cannot be loaded.")
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+def write_lines(path: Path, records: Iterable[Any]) -> int:
+    """Writes records as JSON lines; returns how many.
+
+    Raises:
+        UsageError: If the file cannot be written.
+    """
+    lines = [json.dumps(to_json(r), ensure_ascii=False) for r in records]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+    return len(lines)
+
+
+def read_lines(path: Path, kind: type[T]) -> list[T]:
+    """Reads what `write_lines` wrote.
+
+    Raises:
+        UsageError: If the file cannot be read, naming the first line that is wrong.
+    """
+    from pydantic import ValidationError
+
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+    out = []
+    for number, line in enumerate(lines, 1):
+        try:
+            out.append(from_json(kind, json.loads(line)))
+        except (ValueError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{path}, line {number}: not a record of type {kind.__name__}: {reason}.") from error
+    return out

@@ -1,0 +1,81 @@
+"""Engines that write examples with a domain's own generators. They are *privileged*.
+
+They test how a policy allocates data, not whether somebody can write it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from dgym import registry
+from dgym.core import Brief, Engine, Example, Generator, PlanItem, derive_seed
+from dgym.errors import TeacherError
+
+
+def generator_of(brief: Brief) -> Generator:
+    """Returns the domain's generators.
+
+    Raises:
+        TeacherError: If the domain has none.
+    """
+    domain = registry.load("domain", brief.domain)()
+    if not isinstance(domain, Generator):
+        raise TeacherError(f"The domain {brief.domain!r} has no generators; privileged teachers cannot enter it.")
+    return domain
+
+
+@dataclass(frozen=True)
+class Procedural:
+    """Turns plan items into correct examples.
+
+    An item that names one of the domain's skills gets problems of that skill. Else the kind is inferred from
+    the text of the problems that it should be like. An item with neither gets what `otherwise` says.
+
+    Attributes:
+        otherwise: `"mixture"` takes all skills in turn, `"one"` a single skill drawn at random, and
+            `"off-domain"` takes kinds in turn that the domain never tests, whatever the item names.
+    """
+
+    otherwise: Literal["mixture", "one", "off-domain"] = "mixture"
+
+    def generate(self, brief: Brief, item: PlanItem) -> Sequence[Example]:
+        """Writes `item.count` examples of the train split."""
+        domain = generator_of(brief)
+        rng = random.Random(item.seed)
+        skills = self._skills(domain, item, rng)
+        # A random start, so that skills get equal shares over many small items too.
+        start = rng.randrange(len(skills))
+        turns = [skills[(start + i) % len(skills)] for i in range(item.count)]
+        fresh = {s: iter(domain.fresh(s, turns.count(s), derive_seed(item.seed, s))) for s in dict.fromkeys(turns)}
+        return [next(fresh[s]) for s in turns]
+
+    def _skills(self, domain: Generator, item: PlanItem, rng: random.Random) -> Sequence[str]:
+        if self.otherwise == "off-domain":
+            return domain.off_domain()
+        if item.skill in domain.skills():
+            return (item.skill,)
+        inferred = dict.fromkeys(s for o in item.like if (s := domain.infer_skill(o.prompt)) is not None)
+        if inferred:
+            return tuple(inferred)
+        return (rng.choice(domain.skills()),) if self.otherwise == "one" else domain.skills()
+
+
+@dataclass(frozen=True)
+class WrongAnswers:
+    """Replaces every answer of another engine by a plausible wrong one; a control.
+
+    Attributes:
+        inner: The engine that writes the problems.
+    """
+
+    inner: Engine
+
+    def generate(self, brief: Brief, item: PlanItem) -> Sequence[Example]:
+        """Writes `item.count` examples with wrong answers."""
+        domain = generator_of(brief)
+        return [
+            domain.wrong_answer(e, derive_seed(item.seed, i)) for i, e in enumerate(self.inner.generate(brief, item))
+        ]
