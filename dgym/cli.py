@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,14 +29,14 @@ app = typer.Typer(
 )
 
 
-class BackendName(str, Enum):
+class BackendName(StrEnum):
     """Where episodes run."""
 
     ray = "ray"
     local = "local"
 
 
-class SplitName(str, Enum):
+class SplitName(StrEnum):
     """The evaluation splits."""
 
     feedback = "feedback"
@@ -123,7 +123,9 @@ def run(
     )
     identity = identify(spec)
     console = _console()
-    console.print(f"[bold]{teacher}[/bold] teaches {student.partition(':')[0]}:{identity.variant} in {environment}, {domain}")
+    console.print(
+        f"[bold]{teacher}[/bold] teaches {student.partition(':')[0]}:{identity.variant} in {environment}, {domain}"
+    )
     curve = Curve(console)
     last = episode(identity, out, curve.show)
     if last.status == "failed":
@@ -179,9 +181,7 @@ def generate(
     from dgym.stages import generate_stage, read_lines, write_lines
 
     rules = Rules(budget=Budget(examples), share=share)
-    spec = _stage_spec(
-        teacher=teacher, environment=environment, domain=domain, rules=rules, seeds=Seeds.all(seed)
-    )
+    spec = _stage_spec(teacher=teacher, environment=environment, domain=domain, rules=rules, seeds=Seeds.all(seed))
     verdicts = generate_stage(spec, read_lines(attempts, Attempt))
     kept = write_lines(out, (v.example for v in verdicts if v.kept))
     rejected = Counter(v.reason for v in verdicts if not v.kept)
@@ -189,7 +189,9 @@ def generate(
         typer.echo(json.dumps({"submitted": len(verdicts), "kept": kept, "rejected": rejected}))
         return
     why = ", ".join(f"{n} {reason}" for reason, n in rejected.most_common())
-    _console().print(f"{kept} of {len(verdicts)} examples kept" + (f"; rejected: {why}" if why else ""), highlight=False)
+    _console().print(
+        f"{kept} of {len(verdicts)} examples kept" + (f"; rejected: {why}" if why else ""), highlight=False
+    )
 
 
 @app.command()
@@ -219,7 +221,9 @@ def train(
 
 @app.command("ls")
 def list_(
-    kind: Annotated[str, typer.Argument(help="teachers, domains, environments, students, suites; all by default.")] = "",
+    kind: Annotated[
+        str, typer.Argument(help="teachers, domains, environments, students, suites; all by default.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """List what is registered."""
@@ -328,7 +332,9 @@ def _fail(error: Exception, status: int) -> None:
 def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    console = Console(stderr=stderr)
+    # A file or a pipe has no width of its own; tables should not be cut for it.
+    return console if console.is_terminal else Console(stderr=stderr, width=120)
 
 
 def _table(*columns: str) -> Any:
@@ -377,7 +383,7 @@ def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -
             )
         )
     else:
-        console.print(built.rich())
+        console.print(built.rich(console.width))
     if not as_json:
         usage = summary.usage
         if usage.busy is not None:
@@ -389,4 +395,3 @@ def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -
         console.print(f"Results and leaderboard.md are in {folder}", highlight=False)
     if summary.failed:
         raise DgymError(f"{len(summary.failed)} of {summary.total} episodes failed; the same command runs them again.")
-

@@ -649,7 +649,8 @@ def _adapter(kind: Any) -> Any:
 
 def to_json(record: Any) -> Any:
     """Turns a record of this module into JSON values."""
-    return _adapter(type(record)).dump_python(record, mode="json")
+    kind: Any = type(record)
+    return _adapter(kind).dump_python(record, mode="json")
 
 
 def from_json(kind: type[T], value: Any) -> T:
@@ -658,5 +659,6 @@ def from_json(kind: type[T], value: Any) -> T:
     Raises:
         pydantic.ValidationError: If the value does not fit the record.
     """
-    result: T = _adapter(kind).validate_python(value)
+    key: Any = kind
+    result: T = _adapter(key).validate_python(value)
     return result

@@ -100,8 +100,11 @@ class Watch:
         done = sum(self._work[d] for d in self._ended)
         for digest, progress in self._running.items():
             iterations = self._episodes[digest].spec.rules.iterations
-            done += self._work[digest] * progress.iteration * (progress.iteration + 1) / max(
-                1, (iterations + 1) * (iterations + 2)
+            done += (
+                self._work[digest]
+                * progress.iteration
+                * (progress.iteration + 1)
+                / max(1, (iterations + 1) * (iterations + 2))
             )
         return done / total if total else 1.0
 
@@ -144,7 +147,9 @@ class Curve:
         """Prints a step as one line."""
         if step.iteration == 0:
             self._base = step.selection.score
-            self._console.print("[dim]iteration   selection                       change   feedback    test   kept   seconds")
+            self._console.print(
+                "[dim]iteration   selection                       change   feedback    test   kept   seconds"
+            )
         gain = 100 * (step.selection.score - self._base)
         test = f"{step.test.score:7.1%}" if step.test else "      –"
         kept = f"{len(step.kept):3d}/{len(step.verdicts):<3d}" if step.iteration else "   –   "

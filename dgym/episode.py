@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from dgym.core import (
@@ -23,6 +24,7 @@ from dgym.core import (
     Feedback,
     Plan,
     PlanItem,
+    Policy,
     Pool,
     Probe,
     Problem,
@@ -81,7 +83,7 @@ def teach(loop: ClosedLoop, teacher: Teacher, pool: Pool) -> tuple[Verdict, ...]
     """Lets a teacher see the state, plan and write data once, and puts them through the gate."""
     state = loop.observe()
     with loop.clock("plan"):
-        plan = _plan(teacher.policies[loop.environment.name].plan, loop.brief, state)
+        plan = ask_policy(teacher.policies[loop.environment.name], loop.brief, state)
     plan = loop.accept(plan)
     with loop.clock("generate"):
         written = pool.generate(loop.brief, plan.items)
@@ -332,31 +334,41 @@ def work(
     """Works on one plan item; what the engine raises is returned, and what is over the count is cut."""
     try:
         written = generate(brief, item)
-        return list(written)[: item.count]
+        return list(islice(written, item.count))  # it may never end
     except DgymError as error:
         return error
     except Exception as error:
         return TeacherError(f"The engine raised {one_line(error)}")
 
 
-def _plan(plan: Callable[[Brief, State], Plan], brief: Brief, state: State) -> Plan:
+def ask_policy(policy: Policy, brief: Brief, state: State) -> Plan:
+    """Asks a policy for its plan, and returns it with its memory as JSON gives it back.
+
+    Raises:
+        TeacherError: If the policy raises, or if what it returns is no plan that can be worked on.
+    """
     try:
-        made: object = plan(brief, state)
+        made: object = policy.plan(brief, state)
     except DgymError:
         raise
     except Exception as error:
         raise TeacherError(f"The policy raised {one_line(error)}") from error
-    if not isinstance(made, Plan) or not all(isinstance(i, PlanItem) for i in made.items):
+    if (
+        not isinstance(made, Plan)
+        or not isinstance(made.items, Sequence)
+        or not all(isinstance(i, PlanItem) for i in made.items)
+    ):
         raise TeacherError(f"The policy returned {type(made).__name__} where a Plan of PlanItems is due.")
     if not all(isinstance(i.count, int) for i in made.items):
         raise TeacherError("The policy planned an item whose count is no whole number.")
     try:
-        size = len(json.dumps(made.memory).encode())
-    except (TypeError, ValueError) as error:
+        memory = json.dumps(made.memory, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
         raise TeacherError(f"The policy's memory is not JSON: {error}") from error
-    if size > MEMORY_LIMIT:
-        raise TeacherError(f"The policy's memory has {size} bytes; {MEMORY_LIMIT} are allowed.")
-    return made
+    if len(memory) > MEMORY_LIMIT:
+        raise TeacherError(f"The policy's memory has {len(memory)} bytes; {MEMORY_LIMIT} are allowed.")
+    # A copy: an object that a policy keeps a hold on would differ between processes.
+    return replace(made, items=tuple(made.items), memory=json.loads(memory))
 
 
 def _collect(items: Sequence[PlanItem], written: Sequence[Sequence[Example] | DgymError]) -> list[object]:

@@ -26,6 +26,7 @@ _OPERATIONS: Final[dict[str, Callable[[int, int], int]]] = {
 }
 _OFF_DOMAIN: Final = ("shout",)
 _PER_SKILL: Final[dict[Split, int]] = {"feedback": 20, "selection": 20, "test": 40}
+_EVALUATION: Final[tuple[Split, ...]] = ("feedback", "selection", "test")
 _SIZE = 1_000
 
 
@@ -69,7 +70,7 @@ class FakeDomain:
 
     def infer_skill(self, prompt: str) -> str | None:
         """Returns the first word where the prompt is of the known form."""
-        return prompt.split()[0] if _solve(prompt) is not None else None
+        return prompt.split(maxsplit=1)[0] if _solve(prompt) is not None else None
 
     def fresh(self, skill: str, count: int, seed: int) -> list[Example]:
         """Writes distinct, correct examples of the train split."""
@@ -102,14 +103,15 @@ def _solve(prompt: str) -> str | None:
 
 def _split_of(prompt: str) -> Split:
     place = derive_seed("fake-split", prompt) % 10
-    return "train" if place < 7 else ("feedback", "selection", "test")[place - 7]  # type: ignore[return-value]
+    return "train" if place < 7 else _EVALUATION[place - 7]
 
 
 @lru_cache(maxsize=4)
 def _problems(split: Split) -> tuple[Problem, ...]:
     out = []
     for skill in _OPERATIONS:
-        rng, prompts = random.Random(derive_seed("fake-problems", skill)), set()
+        rng = random.Random(derive_seed("fake-problems", skill))
+        prompts: set[str] = set()
         while len(prompts) < _PER_SKILL.get(split, 0):
             prompt = f"{skill} {rng.randrange(_SIZE)} {rng.randrange(_SIZE)}"
             if prompt not in prompts and _split_of(prompt) == split:
@@ -122,8 +124,8 @@ def _problems(split: Split) -> tuple[Problem, ...]:
 class FakeStudent:
     """Knows a skill to a *level* in [0, 1] and answers that part of the skill's problems.
 
-    A correct training example raises its skill's level by 0.01, a wrong one lowers it by 0.01; examples of no
-    known form change nothing. Which problems are answered follows from their names alone.
+    A correct training example moves its skill's level by a fiftieth of the way to 1, a wrong one by a fiftieth of
+    the way to 0; examples of no known form change nothing. Which problems are answered follows from their names alone.
 
     Args:
         levels: Level per skill before any training.
@@ -145,8 +147,8 @@ class FakeStudent:
             answer = _solve(example.prompt)
             if answer is not None:
                 skill = example.prompt.split()[0]
-                step = 0.01 if example.response.strip() == answer else -0.01
-                self._levels[skill] = min(1.0, max(0.0, self._levels[skill] + step))
+                goal = float(example.response.strip() == answer)
+                self._levels[skill] += (goal - self._levels[skill]) / 50
         return {"loss": 0.0, "steps": float(len(examples)), "tokens": float(seed % 2)}
 
     def answer(self, problems: Sequence[Problem]) -> list[str]:

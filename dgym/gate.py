@@ -176,6 +176,10 @@ def _well_formed(given: object) -> tuple[Example, bool]:
     texts = (given.prompt, given.response)
     if not all(isinstance(t, str) for t in texts) or not isinstance(given.skill, str | None):
         return Example(prompt=repr(given)[:200], response=""), False
+    try:
+        "".join((*texts, given.skill or "")).encode()
+    except UnicodeEncodeError:  # a lone surrogate, which no table could store
+        return Example(prompt=repr(given)[:200], response=""), False
     if not all(t.strip() and len(t) <= MAX_CHARACTERS for t in texts):
         return Example(given.prompt[:200], given.response[:200], given.skill, given.item), False
     return given, True

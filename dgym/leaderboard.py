@@ -122,19 +122,24 @@ class Leaderboard:
     tables: tuple[Table, ...]
     notes: tuple[str, ...] = ()
 
-    def rich(self) -> RenderableType:
-        """Renders the essential columns for a terminal of 120 columns."""
+    def rich(self, width: int = 120) -> RenderableType:
+        """Renders the essential columns for a terminal.
+
+        Args:
+            width: Columns of the terminal; below 110 only the most essential columns are shown.
+        """
+        left_out = _WIDE if width >= _MEDIUM_WIDTH else (*_WIDE, *_MEDIUM)
         parts: list[RenderableType] = []
         for table in self.tables:
             shown = RichTable(title=_title(table), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
             for name in _COLUMNS:
                 if name == "teacher":
                     # The only column that folds where room is short.
-                    shown.add_column(name, overflow="fold")
-                elif name not in _WIDE:
+                    shown.add_column(name, overflow="fold", min_width=14)
+                elif name not in left_out:
                     shown.add_column(name, justify="right", no_wrap=True)
             for row, following in zip(table.rows, [*table.rows[1:], None], strict=True):
-                cells = [text for name, text in _texts(row).items() if name not in _WIDE]
+                cells = [text for name, text in _texts(row).items() if name not in left_out]
                 last_ranked = following is not None and following.control and not row.control
                 shown.add_row(*map(Text, cells), style="dim" if row.control else "", end_section=last_ranked)
             parts += [shown, *(Text(note, style="dim") for note in table.notes), Text("")]
@@ -451,6 +456,11 @@ _COLUMNS: Final = (
 
 _WIDE: Final = ("IQM", "tokens", "cost $")
 """Columns that a terminal of 120 columns has no room for."""
+
+_MEDIUM: Final = ("area", "examples", "seconds", "seeds", "failed")
+"""Columns that a terminal of 80 columns has no room for either."""
+
+_MEDIUM_WIDTH: Final = 110
 
 
 def _texts(row: Row) -> dict[str, str]:

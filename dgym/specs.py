@@ -8,7 +8,6 @@ finished file mean that there is nothing to do. A `SuiteSpec` is read from TOML 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -196,6 +195,18 @@ class Entry(_Frozen):
     environments: tuple[str, ...] = ("open-ended", "skill-list")
     params: dict[str, Any] = Field(default_factory=dict)
 
+    def entered(self, name: str) -> list[str]:
+        """Returns in which environments a teacher runs.
+
+        Raises:
+            UsageError: If it enters none of them.
+        """
+        teacher = make_teacher(name, self.params)
+        found = [environment for environment in self.environments if environment in teacher.policies]
+        if not found:
+            raise UsageError(f"The teacher {name!r} enters none of: {', '.join(self.environments)}.")
+        return found[:1] if teacher.state_blind else found
+
 
 class SuiteSpec(_Frozen):
     """A set of episodes under one protocol.
@@ -225,30 +236,29 @@ class SuiteSpec(_Frozen):
     def episodes(self) -> list[EpisodeSpec]:
         """Expands the suite: every entry in every cell and seed; state-blind teachers once per cell.
 
+        A teacher runs in those of its entry's environments that it enters.
+
         Raises:
-            UsageError: If a name in it is unknown.
+            UsageError: If a name in it is unknown, or if a teacher enters none of the environments.
         """
-        out = []
-        for seed in self.seeds:
-            for cell in self.cells:
-                for entry in self.entries:
-                    for name in entry.teachers:
-                        blind = make_teacher(name, entry.params).state_blind
-                        for environment in entry.environments[:1] if blind else entry.environments:
-                            out.append(
-                                EpisodeSpec(
-                                    teacher=name,
-                                    teacher_params=entry.params,
-                                    environment=environment,
-                                    domain=cell.domain,
-                                    student=cell.student,
-                                    recipe=self.recipe,
-                                    rules=self.rules,
-                                    seeds=Seeds.all(seed),
-                                    threads=self.threads,
-                                )
-                            )
-        return out
+        return [
+            EpisodeSpec(
+                teacher=name,
+                teacher_params=entry.params,
+                environment=environment,
+                domain=cell.domain,
+                student=cell.student,
+                recipe=self.recipe,
+                rules=self.rules,
+                seeds=Seeds.all(seed),
+                threads=self.threads,
+            )
+            for seed in self.seeds
+            for cell in self.cells
+            for entry in self.entries
+            for name in entry.teachers
+            for environment in entry.entered(name)
+        ]
 
 
 def suite_files() -> dict[str, Path]:
@@ -312,9 +322,5 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _field_names(model: type[BaseModel]) -> list[str]:
-    nested = (Rules, Budget, Recipe, Seeds, Cell, Entry)
-    found: list[str] = list(model.model_fields)
-    for kind in nested:
-        fields: Mapping[str, Any] = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__")
-        found += list(fields)
-    return found
+    nested: tuple[type, ...] = (Rules, Budget, Recipe, Seeds, Cell, Entry)
+    return [*model.model_fields, *(name for kind in nested for name in kind.__annotations__)]

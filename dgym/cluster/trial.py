@@ -114,4 +114,5 @@ class Watcher(tune.Callback):  # type: ignore[misc]
         self._report(failed(identity, error, EpisodeWriter(self._job.folder, identity, self._job.suite)))
 
     def _identity(self, trial: Any) -> Identity:
-        return self._job.episodes[trial.config["index"]]
+        index: int = trial.config["index"]
+        return self._job.episodes[index]

@@ -1,0 +1,1 @@
+"""What the teacher sees: one module an environment."""

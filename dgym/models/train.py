@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from dgym.errors import StudentError
-from dgym.models.text import IGNORED, Encoded, pad_batch
 from dgym.models.recipe import Recipe
+from dgym.models.text import IGNORED, Encoded, pad_batch
 
 _WINDOW = 8
 """Batches among which examples are sorted by length; less padding, still a random order."""
@@ -63,7 +63,7 @@ def fine_tune(
                 if not torch.isfinite(loss):
                     raise StudentError(f"The training loss became {loss.item()} at step {step} of {total}.")
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                torch.autograd.backward(loss)
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 answered = int((targets != IGNORED).sum())

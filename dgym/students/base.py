@@ -23,9 +23,9 @@ from transformers.utils import logging as transformers_logging
 
 from dgym.core import Example, Problem, derive_seed, digest
 from dgym.errors import StudentError
+from dgym.models.recipe import Recipe
 from dgym.models.text import Encoded, generate
 from dgym.models.train import fine_tune
-from dgym.models.recipe import Recipe
 
 _WEIGHTS = "student.safetensors"
 
@@ -133,8 +133,16 @@ class Tenant:
             return self._answer(prompts)
         base = self._base
         key = digest(
-            ["answers-1", base.digest, base.device.partition(":")[0], base.precision, torch.get_num_threads()]
-            + [self._recipe.max_new_tokens, torch.__version__, prompts]
+            [
+                "answers-1",
+                base.digest,
+                base.device.partition(":")[0],
+                base.precision,
+                torch.get_num_threads(),
+                torch.__version__,
+                self._recipe.max_new_tokens,
+                prompts,
+            ]
         )
         path = cache_folder() / "answers" / f"{key}.json"
         try:
@@ -261,7 +269,8 @@ class Tenant:
             # Tied weights are stored once.
             state = self._own.state_dict()
             return {k: v for k, v in state.items() if k not in set(getattr(self._own, "_tied_weights_keys", ()) or ())}
-        return get_peft_model_state_dict(self._base.peft, adapter_name=self._name)
+        adapter: dict[str, torch.Tensor] = get_peft_model_state_dict(self._base.peft, adapter_name=self._name)
+        return adapter
 
 
 def _plain(base: Base) -> Any:

@@ -19,7 +19,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from dgym import registry
-from dgym.core import Example, Generator, derive_seed
+from dgym.core import Example, derive_seed
 from dgym.models.text import Batch, Encoded, pad_batch
+
+SEED = 20_241_006
+"""Of the order of training; data and weights derive their seeds from names (`derive_seed("make", ...)`)."""
+
+CARD = "card.json"
 
 CHECK_PER_SKILL = 100
 """Problems of the train split, per skill, that are held back to measure progress."""
@@ -45,8 +50,7 @@ class Recipe:
         pool: Training problems drawn per skill.
         batch: Examples per step.
         base: Target accuracy per skill for the common base.
-        variants: Target accuracy per skill for each variant; 0 leaves a skill out.
-        minutes: Longest time for a variant, in minutes on 2 cores.
+        variants: The profiles of the variants.
     """
 
     hidden: int = 144
@@ -57,9 +61,45 @@ class Recipe:
     pool: int = 60_000
     batch: int = 64
     base: Mapping[str, float] = field(default_factory=dict)
-    variants: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    minutes: Mapping[str, float] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=dict)
 
+
+@dataclass(frozen=True)
+class Variant:
+    """A profile of strengths and weaknesses.
+
+    Attributes:
+        strong: Skills kept at a high accuracy.
+        forgotten: Skills left out until their accuracy has fallen.
+        hard: Skills of which the base has learnt little, and which are left out.
+        half: Skills brought to half accuracy, from above or below.
+        minutes: Longest time.
+    """
+
+    strong: tuple[str, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    hard: tuple[str, ...] = ()
+    half: tuple[str, ...] = ()
+    minutes: float = 6.0
+
+    def targets(self, skills: Sequence[str]) -> dict[str, float]:
+        """Returns the accuracy aimed at, per skill."""
+        kinds = ((self.strong, STRONG), (self.forgotten, FORGOTTEN), (self.hard, 0.0), (self.half, 0.5))
+        out = {name: aim for names, aim in kinds for name in names}
+        if sorted(out) != sorted(skills):
+            raise ValueError(f"a variant must place every skill once; check {sorted(set(skills) ^ set(out))}")
+        return out
+
+    def reached(self, accuracy: Mapping[str, float]) -> bool:
+        """Whether every skill is where the profile wants it."""
+        return (
+            all(accuracy[s] >= 0.85 for s in self.strong)
+            and all(0.15 <= accuracy[s] <= 0.4 for s in self.forgotten)
+            and all(0.42 <= accuracy[s] <= 0.58 for s in self.half)
+        )
+
+
+STRONG, FORGOTTEN = 0.95, 0.28
 
 _QUICK = (
     "chain_sum",
@@ -73,7 +113,30 @@ _QUICK = (
 _SLOW = ("time_intervals", "base_conversion", "count_primes", "fraction_simplification")
 
 RECIPES: dict[str, Recipe] = {
-    "math": Recipe(base={**dict.fromkeys(_QUICK, 1.0), **dict.fromkeys(_SLOW, 0.25)}),
+    "math": Recipe(
+        base={**dict.fromkeys(_QUICK, 1.0), **dict.fromkeys(_SLOW, 0.25)},
+        variants={
+            "a": Variant(
+                strong=("chain_sum", "decimal_chain_sum", "simple_equations", "time_intervals"),
+                forgotten=("simple_geometry", "number_filtering", "leg_counting"),
+                hard=("base_conversion", "count_primes"),
+                half=("gcd", "fraction_simplification"),
+            ),
+            "b": Variant(
+                strong=("simple_equations", "simple_geometry", "number_filtering", "time_intervals"),
+                forgotten=("chain_sum", "decimal_chain_sum", "leg_counting"),
+                hard=("base_conversion", "fraction_simplification"),
+                half=("gcd", "count_primes"),
+            ),
+            "c": Variant(
+                strong=("chain_sum", "decimal_chain_sum", "simple_geometry", "leg_counting"),
+                forgotten=("simple_equations", "number_filtering", "time_intervals"),
+                hard=("base_conversion", "count_primes", "fraction_simplification"),
+                half=("gcd",),
+            ),
+            "u": Variant(half=_QUICK + _SLOW, minutes=15.0),
+        },
+    ),
 }
 
 
@@ -129,7 +192,7 @@ class Maker:
 
     def __init__(self, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, domain: Any, recipe: Recipe):
         self.model, self.tokenizer, self.domain, self.recipe = model, tokenizer, domain, recipe
-        self.rng = random.Random(20_241_006)
+        self.rng = random.Random(SEED)
         self.held: dict[str, list[Example]] = {}
         self.pool: dict[str, list[Encoded]] = {}
         for skill in domain.skills():
@@ -161,9 +224,17 @@ class Maker:
         return out
 
     def run(
-        self, targets: Mapping[str, float], minutes: float, rate: float, out: Path, *, decay: bool, every: float
-    ) -> dict[str, float]:
-        """Trains for `minutes`, or until every skill is at its target, and saves now and then.
+        self,
+        targets: Mapping[str, float],
+        minutes: float,
+        rate: float,
+        out: Path,
+        *,
+        decay: bool,
+        every: float,
+        until: Callable[[Mapping[str, float]], bool] = lambda _: False,
+    ) -> tuple[float, dict[str, float]]:
+        """Trains for `minutes`, or until the accuracies are as wanted, and saves now and then.
 
         Args:
             targets: Accuracy aimed at, per skill; the mixture follows the distance to it.
@@ -172,9 +243,10 @@ class Maker:
             out: Where to save.
             decay: Whether the rate falls as a cosine over the whole time.
             every: Seconds between measurements.
+            until: Whether accuracies are as wanted.
 
         Returns:
-            The last accuracies.
+            The minutes it took, and the last accuracies.
         """
         matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in self.model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
@@ -194,8 +266,6 @@ class Maker:
                 optimizer.zero_grad()
             names = list(self.pool)
             weights = [max(0.0, targets[n] - self.accuracy[n]) + (0.1 if targets[n] >= 0.9 else 0.0) for n in names]
-            if not any(weights):
-                break
             picked = self.rng.choices(names, weights, k=self.recipe.batch)
             self._backward([self.rng.choice(self.pool[n]) for n in picked])
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -209,10 +279,13 @@ class Maker:
                 mean = sum(self.accuracy.values()) / len(self.accuracy)
                 shown = " ".join(f"{n[:14]}={a:.2f}" for n, a in self.accuracy.items())
                 print(f"{elapsed:.0f}s step {step} mean {mean:.3f} {shown}", flush=True)
+                if until(self.accuracy):
+                    break
+        taken = (time.monotonic() - start) / 60
         self.accuracy = self.measure()
         save(self.model, self.tokenizer, out)
-        print(f"{time.monotonic() - start:.0f}s done {self.accuracy}", flush=True)
-        return self.accuracy
+        print(f"{taken:.1f} minutes, {self.accuracy}", flush=True)
+        return round(taken, 1), self.accuracy
 
     def _backward(self, items: list[Encoded]) -> None:
         items.sort(key=lambda e: len(e.prompt) + len(e.answer))
@@ -224,7 +297,7 @@ class Maker:
             mask = target != -100
             logits = self.model.lm_head(hidden[mask])
             loss = torch.nn.functional.cross_entropy(logits, target[mask], reduction="sum") / total
-            loss.backward()
+            torch.autograd.backward(loss)
 
 
 def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -245,6 +318,36 @@ def new_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCau
             bos_token_id=None,
         )
     )
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Writes what is to be known of a student, for programs (`card.json`) and for people (`README.md`)."""
+    (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+    if "name" not in card:
+        return
+    kinds = {skill: kind for kind in ("strong", "forgotten", "hard", "half") for skill in card[kind]}
+    rows = [
+        f"| {skill} | {kinds[skill]} | {card['before'][skill]:.2f} | {accuracy:.2f} |"
+        for skill, accuracy in card["accuracy"].items()
+    ]
+    name, domain = card["name"], card["domain"]
+    text = f"""# {name}
+
+A Llama-architecture student of {card["parameters"] / 1e6:.2f} million parameters for the domain `{domain}`,
+stored in half precision, computed in float32. Apache-2.0, like the code that made it.
+
+- **Made by** `python -m dgym.students.make {domain} base --minutes {card["base_minutes"]:.0f}`, then
+  `python -m dgym.students.make {domain} {name.rpartition("-")[2]}`: {card["base_minutes"]:.0f} minutes for the base
+  that all variants share, {card["minutes"]:.1f} for this one, on 2 CPU cores.
+- **Data**: fresh problems of the train split only, from the domain's own generators; nothing of the feedback,
+  selection or test split. Seed {card["seed"]}. A run is
+  limited by time, so another machine makes a similar student, not the same one.
+- **Accuracy** on {CHECK_PER_SKILL} problems per skill that were held back from the train split:
+
+| skill | meant to be | base | this variant |
+|:--|:--|--:|--:|
+""" + "\n".join(rows)
+    (folder / "README.md").write_text(text + "\n")
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
@@ -274,10 +377,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.stage == "base":
         texts = [f"{e.prompt} {e.response}" for s in domain.skills() for e in domain.fresh(s, 2_000, 0)]
         tokenizer = train_tokenizer(texts, recipe.vocabulary)
-        model = new_model(recipe, tokenizer)
-        print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}M parameters, {len(tokenizer)} tokens")
-        maker = Maker(model, tokenizer, domain, recipe)
-        maker.run(recipe.base, args.minutes, 5e-4, base, decay=True, every=180)
+        maker = Maker(new_model(recipe, tokenizer), tokenizer, domain, recipe)
+        minutes, accuracy = maker.run(recipe.base, args.minutes, 5e-4, base, decay=True, every=180)
+        write_card(base, {"domain": args.domain, "minutes": minutes, "accuracy": accuracy, "seed": SEED})
+        return
+    variant = recipe.variants[args.stage]
+    model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
+    maker = Maker(model, PreTrainedTokenizerFast.from_pretrained(base), domain, recipe)
+    out = Path(__file__).parent / "weights" / f"micro-{args.domain}-{args.stage}"
+    minutes, accuracy = maker.run(
+        variant.targets(domain.skills()), variant.minutes, 2e-4, out, decay=False, every=20, until=variant.reached
+    )
+    made = json.loads((base / CARD).read_text())
+    profile = {"strong": variant.strong, "forgotten": variant.forgotten, "hard": variant.hard, "half": variant.half}
+    write_card(
+        out,
+        {
+            "name": out.name,
+            "domain": args.domain,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "seed": SEED,
+            "base_minutes": made["minutes"],
+            "minutes": minutes,
+            **profile,
+            "before": made["accuracy"],
+            "accuracy": accuracy,
+        },
+    )
 
 
 if __name__ == "__main__":

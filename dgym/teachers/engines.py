@@ -55,7 +55,7 @@ class Procedural:
     def _skills(self, domain: Generator, item: PlanItem, rng: random.Random) -> Sequence[str]:
         if self.otherwise == "off-domain":
             return domain.off_domain()
-        if item.skill in domain.skills():
+        if item.skill is not None and item.skill in domain.skills():
             return (item.skill,)
         inferred = dict.fromkeys(s for o in item.like if (s := domain.infer_skill(o.prompt)) is not None)
         if inferred:
