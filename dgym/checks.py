@@ -177,7 +177,9 @@ def check_teacher(teacher: Teacher, domain: str = "fake") -> list[Finding]:
     if not all(f.ok or f.warning for f in report.findings):
         return report.findings
     for name in sorted(known & set(teacher.policies)):
-        _check_entry(report, teacher, name, registry.load("domain", domain)())
+        entered = registry.load("domain", domain)()
+        with report(f"{name}: every check could be made"):
+            _check_entry(report, teacher, name, entered)
     return report.findings
 
 
@@ -324,8 +326,8 @@ def check_domain(domain: Domain) -> list[Finding]:
         for text in GARBAGE:
             _require(len(domain.fingerprints(text)) > 0, f"{text[:20]!r} has none")
             domain.check(Example(text, text))
-    identity = {split: {domain.fingerprints(p.prompt)[0] for p in problems} for split, problems in splits.items()}
     with report("no problem is in two splits, by fingerprint"):
+        identity = {split: {domain.fingerprints(p.prompt)[0] for p in problems} for split, problems in splits.items()}
         for i, split in enumerate(EVALUATION):
             for other in EVALUATION[i + 1 :]:
                 shared = identity[split] & identity[other]
@@ -341,7 +343,9 @@ def check_domain(domain: Domain) -> list[Finding]:
 def _check_generator(
     report: _Report, domain: Domain, generator: Generator, splits: Mapping[Split, Sequence[Problem]], count: int = 10
 ) -> None:
-    index = OverlapIndex(domain, splits)
+    index = OverlapIndex(domain, {})
+    with report("generator: evaluation problems can be indexed"):
+        index = OverlapIndex(domain, splits)
     with report("generator: it knows the skills of its problems"):
         asked = {p.skill for problems in splits.values() for p in problems}
         _require(asked == set(generator.skills()), f"problems have {sorted(asked)}")
@@ -466,8 +470,9 @@ def check_student(family: StudentFamily, domain: str = "fake", *, deep: bool = F
 
 def _check_learning(report: _Report, family: StudentFamily, domain: Domain) -> None:
     variant = family.variants[0]
-    problems = domain.problems("feedback")[:8]
-    examples = [Example(p.prompt, p.reference, p.skill) for p in problems] * 2
+    taught = domain.problems("feedback")[:80]
+    problems = taught[:40]
+    examples = [Example(p.prompt, p.reference, p.skill) for p in taught] * 3
     students: list[Student] = []
     before: list[str] = []
     after: list[str] = []
@@ -489,6 +494,8 @@ def _check_learning(report: _Report, family: StudentFamily, domain: Domain) -> N
         measures = student.train(examples, seed=1, fresh=True)
         _require(all(isinstance(v, int | float) for v in measures.values()), f"it reports {dict(measures)}")
         after = student.answer(problems)
+    with report("training changes its answers", warning=True):
+        _require(after != before, f"{len(examples)} examples change none of {len(problems)} answers")
     with report("its training leaves other students alone"):
         _require(other.answer(problems) == before, "another student of the same base answers otherwise")
     with report("the same training gives the same answers"):

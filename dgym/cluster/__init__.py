@@ -44,7 +44,7 @@ class RayBackend:
             UsageError: If the cluster cannot be reached.
             InfrastructureError: If Ray itself fails; what is finished stays finished.
         """
-        _quiet(self.verbose)
+        quiet(self.verbose)
         import ray
 
         from dgym.cluster.hosts import HOST_RESOURCE, HostManager, host_stats, start_hosts
@@ -102,7 +102,7 @@ class RayBackend:
                 raise InfrastructureError(f"Ray Tune stopped: {one_line(error)}") from error
 
 
-def _quiet(verbose: bool) -> None:
+def quiet(verbose: bool) -> None:
     """Sets what Ray reads from the environment when it is imported and started."""
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths of teachers stay valid
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

@@ -129,6 +129,8 @@ class Tenant:
     def answer(self, problems: Sequence[Problem]) -> list[str]:
         """Answers greedily; the untrained student's answers are computed once and kept on disk."""
         prompts = [p.prompt for p in problems]
+        if not prompts:
+            return []
         if self._trained:
             return self._answer(prompts)
         base = self._base

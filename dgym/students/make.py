@@ -187,6 +187,17 @@ def draw(domain: Any, skill: str, count: int) -> tuple[list[Example], list[Examp
     return held, [e for e in rest if domain.fingerprints(e.prompt)[0] not in hidden]
 
 
+def weight(target: float, accuracy: float) -> float:
+    """Returns a skill's weight in the mixture, given its target.
+
+    A forgotten skill that has fallen too far gets very little: it comes back within seconds.
+    """
+    short = max(0.0, target - accuracy)
+    if target == FORGOTTEN:
+        return 0.02 * short + 1e-6
+    return short + (0.1 if target >= 0.9 else 1e-6)
+
+
 class Maker:
     """One training run with a mixture steered by target accuracies."""
 
@@ -230,10 +241,10 @@ class Maker:
         rate: float,
         out: Path,
         *,
-        decay: bool,
         every: float,
+        horizon: float | None = None,
         until: Callable[[Mapping[str, float]], bool] = lambda _: False,
-    ) -> tuple[float, dict[str, float]]:
+    ) -> tuple[float, dict[str, float], dict[str, float]]:
         """Trains for `minutes`, or until the accuracies are as wanted, and saves now and then.
 
         Args:
@@ -241,12 +252,12 @@ class Maker:
             minutes: Longest time.
             rate: Peak learning rate of AdamW; Muon's is ten times that.
             out: Where to save.
-            decay: Whether the rate falls as a cosine over the whole time.
             every: Seconds between measurements.
+            horizon: Minutes over which the rate would fall to (nearly) 0 as a cosine; constant without.
             until: Whether accuracies are as wanted.
 
         Returns:
-            The minutes it took, and the last accuracies.
+            The minutes it took, the first and the last accuracies.
         """
         matrices = [p for n, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in self.model.named_parameters() if not (p.ndim == 2 and "embed" not in n)]
@@ -255,17 +266,17 @@ class Maker:
             (torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0), rate),
         ]
         start, step, last = time.monotonic(), 0, 0.0
-        self.accuracy = self.measure()
+        before = self.accuracy = self.measure()
         while (elapsed := time.monotonic() - start) < minutes * 60:
             factor = min(1.0, (step + 1) / 100)
-            if decay:
-                factor *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * elapsed / (minutes * 60)))
+            if horizon is not None:
+                factor *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * elapsed / (horizon * 60)))
             for optimizer, peak in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = peak * factor
                 optimizer.zero_grad()
             names = list(self.pool)
-            weights = [max(0.0, targets[n] - self.accuracy[n]) + (0.1 if targets[n] >= 0.9 else 0.0) for n in names]
+            weights = [weight(targets[n], self.accuracy[n]) for n in names]
             picked = self.rng.choices(names, weights, k=self.recipe.batch)
             self._backward([self.rng.choice(self.pool[n]) for n in picked])
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -285,7 +296,7 @@ class Maker:
         self.accuracy = self.measure()
         save(self.model, self.tokenizer, out)
         print(f"{taken:.1f} minutes, {self.accuracy}", flush=True)
-        return round(taken, 1), self.accuracy
+        return round(taken, 1), before, self.accuracy
 
     def _backward(self, items: list[Encoded]) -> None:
         items.sort(key=lambda e: len(e.prompt) + len(e.answer))
@@ -338,7 +349,7 @@ stored in half precision, computed in float32. Apache-2.0, like the code that ma
 
 - **Made by** `python -m dgym.students.make {domain} base --minutes {card["base_minutes"]:.0f}`, then
   `python -m dgym.students.make {domain} {name.rpartition("-")[2]}`: {card["base_minutes"]:.0f} minutes for the base
-  that all variants share, {card["minutes"]:.1f} for this one, on 2 CPU cores.
+  that all variants share on 2 CPU cores, {card["minutes"]:.1f} for this one on {card["threads"]}.
 - **Data**: fresh problems of the train split only, from the domain's own generators; nothing of the feedback,
   selection or test split. Seed {card["seed"]}. A run is
   limited by time, so another machine makes a similar student, not the same one.
@@ -366,7 +377,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("domain")
     parser.add_argument("stage", help="'base', or the name of a variant")
-    parser.add_argument("--minutes", type=float, default=55.0)
+    parser.add_argument("--minutes", type=float, default=27.0, help="of the base")
+    parser.add_argument("--horizon", type=float, default=44.0, help="minutes for the rate to fall to 0")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/students"), help="where the base is kept")
     args = parser.parse_args(argv)
@@ -378,15 +390,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         texts = [f"{e.prompt} {e.response}" for s in domain.skills() for e in domain.fresh(s, 2_000, 0)]
         tokenizer = train_tokenizer(texts, recipe.vocabulary)
         maker = Maker(new_model(recipe, tokenizer), tokenizer, domain, recipe)
-        minutes, accuracy = maker.run(recipe.base, args.minutes, 5e-4, base, decay=True, every=180)
+        minutes, _, accuracy = maker.run(recipe.base, args.minutes, 5e-4, base, horizon=args.horizon, every=180)
         write_card(base, {"domain": args.domain, "minutes": minutes, "accuracy": accuracy, "seed": SEED})
         return
     variant = recipe.variants[args.stage]
     model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
     maker = Maker(model, PreTrainedTokenizerFast.from_pretrained(base), domain, recipe)
     out = Path(__file__).parent / "weights" / f"micro-{args.domain}-{args.stage}"
-    minutes, accuracy = maker.run(
-        variant.targets(domain.skills()), variant.minutes, 2e-4, out, decay=False, every=20, until=variant.reached
+    minutes, before, accuracy = maker.run(
+        variant.targets(domain.skills()), variant.minutes, 2e-4, out, every=12, until=variant.reached
     )
     made = json.loads((base / CARD).read_text())
     profile = {"strong": variant.strong, "forgotten": variant.forgotten, "hard": variant.hard, "half": variant.half}
@@ -399,8 +411,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "seed": SEED,
             "base_minutes": made["minutes"],
             "minutes": minutes,
+            "threads": args.threads,
             **profile,
-            "before": made["accuracy"],
+            "before": before,
             "accuracy": accuracy,
         },
     )

@@ -1,0 +1,145 @@
+"""The Ray backend, on a real local Ray: the same rows as in process, and what becomes of failures."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dgym import results
+from dgym.bench import LocalBackend, bench
+from dgym.cluster import RayBackend
+from dgym.core import Budget, Rules
+from dgym.specs import EpisodeSpec, Seeds
+from tests.rows import assert_same_rows
+
+FAKE = Rules(iterations=2, budget=Budget(30))
+REAL = Rules(iterations=2, budget=Budget(24), share=0.06)
+
+
+def specs() -> list[EpisodeSpec]:
+    """Two real episodes and some fake ones."""
+    fake = [
+        EpisodeSpec(
+            teacher=teacher, environment=environment, domain="fake", student="fake", rules=FAKE, seeds=Seeds.all(seed)
+        )
+        for seed in (1, 2)
+        for teacher in ("weakness", "uniform")
+        for environment in ("open-ended", "skill-list")
+    ]
+    real = [
+        EpisodeSpec(teacher="weakness", environment=environment, rules=REAL, seeds=Seeds.all(2))
+        for environment in ("open-ended", "skill-list")
+    ]
+    return [*real, *fake]
+
+
+def test_in_process_and_on_ray_with_one_or_four_workers_give_the_same_rows(tmp_path: Path) -> None:
+    expected = bench(specs(), tmp_path / "local", backend=LocalBackend())
+    assert len(expected.ok) == len(specs())
+    for workers in (1, 4):
+        folder = tmp_path / f"ray-{workers}"
+        summary = bench(specs(), folder, backend=RayBackend(hosts=2, workers=workers))
+        assert len(summary.ok) == len(specs()), summary.failed
+        assert summary.usage.busy is not None
+        assert_same_rows(tmp_path / "local", folder)
+
+
+BAD = '''
+import os
+from dgym import Example, Plan, PlanItem
+
+class _Base:
+    def plan(self, brief, state):
+        return Plan((PlanItem(5),))
+    def generate(self, brief, item):
+        return [Example(f"add {i} {item.seed % 1000}", str(i + item.seed % 1000)) for i in range(item.count)]
+
+class Raises(_Base):
+    def plan(self, brief, state):
+        raise RuntimeError("no idea")
+
+class Silent(_Base):
+    def generate(self, brief, item):
+        return []
+
+class Rubbish(_Base):
+    def generate(self, brief, item):
+        return [object()] * 10_000
+
+class Dies(_Base):
+    def plan(self, brief, state):
+        os._exit(1)
+
+class Good(_Base):
+    pass
+'''
+
+
+def test_a_failing_teacher_is_a_row_with_its_reason_and_siblings_are_unharmed(tmp_path: Path) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(BAD)
+    reasons = {"Raises": "no idea", "Silent": "no examples", "Rubbish": "malformed", "Dies": "died"}
+    todo = [
+        EpisodeSpec(teacher=f"{file}:{name}", domain="fake", student="fake", rules=FAKE) for name in (*reasons, "Good")
+    ]
+    summary = bench(todo, tmp_path / "run", backend=RayBackend(hosts=1, workers=1))
+    assert len(summary.ok) == 1
+    assert len(summary.failed) == len(reasons)
+    frame = results.open(tmp_path / "run").episodes.set_index("teacher")
+    for name, reason in reasons.items():
+        row = frame.loc[f"{file}:{name}"]
+        assert row.status == "failed"
+        assert reason in row.error
+        assert row.error_boundary == ("infrastructure" if name == "Dies" else "teacher")
+    assert frame.loc[f"{file}:Good"].status == "ok"
+
+
+SUITE = """
+name = "kill"
+seeds = [1, 2, 3, 4, 5, 6, 7, 8]
+rules = { iterations = 3, budget = { examples_per_iteration = 30 } }
+cells = [{ domain = "fake", student = "fake" }]
+entries = [{ teachers = ["uniform", "weakness", "random", "wrong-answers"] }]
+"""
+
+
+@pytest.mark.parametrize("backend", ["local", "ray"])
+@pytest.mark.parametrize("after", [1, 9])
+def test_a_killed_driver_loses_nothing_that_was_finished(tmp_path: Path, backend: str, after: int) -> None:
+    suite, run = tmp_path / "kill.toml", tmp_path / "run"
+    suite.write_text(SUITE)
+    command = [sys.executable, "-m", "dgym", "bench", "--suite", str(suite), "--backend", backend, "--out"]
+
+    victim = subprocess.Popen(
+        [*command, str(run)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    episodes = run / "episodes"
+    while len(list(episodes.rglob("*.parquet"))) < after and victim.poll() is None:
+        time.sleep(0.005)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    finished = {p: p.stat().st_mtime_ns for p in episodes.rglob("*.parquet")}
+    assert len(finished) >= after
+
+    for folder in (run, tmp_path / "undisturbed"):
+        done = subprocess.run([*command, str(folder), "--json"], check=True, capture_output=True, text=True)
+        report = json.loads(done.stdout)
+        assert report["skipped"] == (len(finished) if folder == run else 0)
+        assert report["skipped"] + report["ok"] == report["episodes"] == 40
+    assert all(p.stat().st_mtime_ns == written for p, written in finished.items())
+    assert_same_rows(run, tmp_path / "undisturbed")
+
+
+def test_an_unreachable_cluster_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dgym", "bench", "--suite", "smoke", "--address", "127.0.0.1:1"]
+    done = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("dgym: Ray cannot be reached at 127.0.0.1:1")
+    assert "Traceback" not in done.stderr

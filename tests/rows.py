@@ -1,0 +1,30 @@
+"""Comparing runs: all rows of all tables, without times and costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from dgym import results
+
+TABLES = ("episodes", "steps", "attempts", "examples", "calls")
+
+
+def rows(run: Path) -> dict[str, pd.DataFrame]:
+    """Returns every table of a run, sorted, without the columns that may differ between runs."""
+    out = {}
+    for table in TABLES:
+        frame = getattr(results.open(run), table)
+        frame = frame[[c for c in frame if not c.startswith(("seconds", "cost")) and not c.endswith("_at")]]
+        keys = [c for c in ("digest", "iteration", "generation", "split", "problem", "item", "prompt") if c in frame]
+        out[table] = frame.sort_values(keys, kind="stable").reset_index(drop=True)
+    return out
+
+
+def assert_same_rows(left: Path, right: Path) -> None:
+    """Fails unless two runs have the same rows."""
+    ours, theirs = rows(left), rows(right)
+    for table in TABLES:
+        assert len(ours[table]) > 0, table
+        pd.testing.assert_frame_equal(ours[table], theirs[table])

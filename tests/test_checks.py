@@ -1,0 +1,244 @@
+"""The public conformance checks: all that is registered passes, and every kind of fault is found."""
+
+from dataclasses import replace
+
+import pytest
+
+from dgym import checks, registry
+from dgym.core import Example, Plan, PlanItem, State
+from dgym.environments.open_ended import OpenEnded
+from dgym.environments.skill_list import SkillList
+from dgym.errors import UsageError
+from dgym.fakes import FakeDomain, FakeFamily, FakeStudent
+from dgym.teachers import make_teacher
+
+DOMAIN = FakeDomain()
+
+
+def failed(findings, *, warning=False):
+    return [f"{f.name} | {f.detail}" for f in findings if not f.ok and f.warning == warning]
+
+
+@pytest.mark.parametrize("kind", ["teacher", "domain", "environment", "student"])
+def test_all_that_is_registered_conforms(kind):
+    for name in registry.BUILTIN[kind]:
+        for domain in ("fake", "math") if kind == "teacher" else ("fake",):
+            findings = checks.check(kind, name, domain, deep=name == "fake")
+            assert checks.passed(findings)
+            assert failed(findings, warning=True) == []
+            assert len(findings) >= 3
+
+
+@pytest.mark.slow
+def test_the_students_that_ship_learn():
+    assert failed(checks.check("student", "micro-math", "math", deep=True)) == []
+
+
+def test_unknown_things_are_the_callers_errors():
+    with pytest.raises(UsageError, match="Did you mean 'teacher'"):
+        checks.check("techer", "uniform")
+    with pytest.raises(UsageError, match="Did you mean 'uniform'"):
+        checks.check("teacher", "uniforn")
+    with pytest.raises(UsageError, match="no domain named"):
+        checks.check("teacher", "uniform", "mth")
+
+
+def test_warnings_do_not_fail():
+    finding = checks.Finding("a check", False, "why", warning=True)
+    assert checks.passed([finding])
+    assert not checks.passed([replace(finding, warning=False)])
+
+
+def test_what_cannot_be_made_is_a_finding(teacher_file):
+    name = teacher_file("class Mine:\n    def __init__(self, needed): ...\n")
+    (finding,) = checks.check("domain", name)
+    assert (finding.ok, finding.name) == (False, "it can be made without arguments")
+    assert "needed" in finding.detail
+
+
+def test_a_teachers_file_is_checked(teacher_file):
+    body = """
+from dgym import Example, Plan, PlanItem
+
+class Mine:
+    def plan(self, brief, state):
+        return Plan((PlanItem(state.examples_left),))
+
+    def generate(self, brief, item):
+        return [Example(f"add {item.seed % 997} {i}", str(item.seed % 997 + i)) for i in range(item.count)]
+"""
+    assert failed(checks.check("teacher", teacher_file(body))) == []
+    (fault, *_) = failed(checks.check("teacher", teacher_file(body.replace("examples_left", "observations[0]"))))
+    assert "open-ended: plans in an ordinary state" in fault
+
+
+class Sound:
+    """A teacher without faults, in parts that can be replaced."""
+
+    def plan(self, brief, state):
+        return Plan((PlanItem(state.examples_left),) if state.examples_left else ())
+
+    def generate(self, brief, item):
+        return DOMAIN.fresh("add", item.count, item.seed)
+
+
+def fault_of_teacher(**methods):
+    broken = type("Broken", (Sound,), methods)()
+    teacher = replace(make_teacher("no-data"), policies={"open-ended": broken}, engine=broken)
+    return checks.check_teacher(teacher)
+
+
+def test_the_sound_teacher_is_sound():
+    findings = fault_of_teacher()
+    assert failed(findings) == failed(findings, warning=True) == []
+
+
+counter = iter(range(1_000_000))
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "name"),
+    [
+        ("plan", lambda self, b, s: 1 / 0, "plans in an ordinary state"),
+        ("plan", lambda self, b, s: Plan((PlanItem(len(s.observations) // len(s.observations)),)), "without any obs"),
+        ("plan", lambda self, b, s: Plan((PlanItem(40 // s.examples_left),)), "plans in an exhausted budget"),
+        ("plan", lambda self, b, s: next(o for o in s.observations if not o.correct) and Plan(), "without errors"),
+        ("plan", lambda self, b, s: Plan(memory=next(counter)), "same state gives the same plan"),
+        ("plan", lambda self, b, s: Plan(memory={1: 2}) if s.memory is None else Plan(s.memory[1]), "goes on from its"),
+        ("plan", lambda self, b, s: Plan(memory=object()), "plans in an ordinary state"),
+        ("generate", lambda self, b, i: DOMAIN.fresh("add", i.count + 1, i.seed), "at most what an item counts"),
+        ("generate", lambda self, b, i: ["junk"], "well-formed"),
+        ("generate", lambda self, b, i: [Example("", "")], "well-formed"),
+        ("generate", lambda self, b, i: DOMAIN.fresh("add", i.count, next(counter)), "same examples"),
+        ("generate", lambda self, b, i: DOMAIN.fresh(i.skill or "add", i.count, i.seed), "skill that it does not know"),
+        ("generate", lambda self, b, i: [], "plays an episode"),
+    ],
+)
+def test_a_teachers_fault_is_found(method, body, name):
+    faults = failed(fault_of_teacher(**{method: body}))
+    assert any(name in f for f in faults), faults
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "name"),
+    [
+        ("plan", lambda self, b, s: Plan((PlanItem(s.examples_left + 1),)), "asks for no more than is left"),
+        ("generate", lambda self, b, i: DOMAIN.fresh("add", i.count, 1), "another seed gives other examples"),
+        ("generate", lambda self, b, i: [Example(f"add 1 {i.seed + n}", "1") for n in range(i.count)], "most of its"),
+    ],
+)
+def test_advice_is_given(method, body, name):
+    assert any(name in f for f in failed(fault_of_teacher(**{method: body}), warning=True))
+
+
+def test_a_teacher_that_enters_nothing_is_found():
+    assert "enters none" in failed(checks.check_teacher(replace(make_teacher("uniform"), policies={})))[0]
+
+
+def swapped(problems, i, **fields):
+    return [*problems[:i], replace(problems[i], **fields), *problems[i + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("methods", "name"),
+    [
+        ({"answer_format": ""}, "it has all"),
+        ({"problems": lambda self, s: DOMAIN.problems(s) if s != "test" else ()}, "have problems"),
+        ({"problems": lambda self, s: swapped(DOMAIN.problems(s), 0, id="one")}, "ids are unique"),
+        ({"problems": lambda self, s: [replace(p, id=s + p.id) for p in DOMAIN.problems(s)]}, "ids tell neither"),
+        ({"problems": lambda self, s: [replace(p, id=p.skill + p.id) for p in DOMAIN.problems(s)]}, "ids tell neither"),
+        ({"problems": lambda self, s: swapped(DOMAIN.problems(s), 0, reference=" x")}, "graded 1"),
+        ({"grade": lambda self, p, r: float(int(r) == int(p.reference))}, "without an exception"),
+        ({"grade": lambda self, p, r: 1.0}, "no right answer"),
+        ({"check": lambda self, e: False}, "not known to be wrong"),
+        ({"fingerprints": lambda self, p: ()}, "any text has a fingerprint"),
+        ({"fingerprints": lambda self, p: ("same",)}, "in two splits"),
+        ({"overlap_keys": lambda self, p: ("other",)}, "overlap keys"),
+        ({"infer_skill": lambda self, p: "add"}, "recognises the skill"),
+        ({"skills": lambda self: ("add",)}, "knows the skills"),
+        ({"fresh": lambda self, s, n, seed: DOMAIN.fresh(s, n, next(counter))}, "the same for the same seed"),
+        ({"fresh": lambda self, s, n, seed: DOMAIN.fresh(s, n, 1) if s == "add" else []}, "as many as asked"),
+        ({"fresh": lambda self, s, n, seed: DOMAIN.fresh(s, 1, seed) * n}, "pass the gate"),
+        ({"wrong_answer": lambda self, e, seed: e}, "wrong answers are wrong"),
+    ],
+)
+def test_a_domains_fault_is_found(methods, name):
+    faults = failed(checks.check_domain(type("Broken", (FakeDomain,), methods)()))
+    assert any(name in f for f in faults), faults
+
+
+def test_a_problem_of_a_hidden_split_written_as_fresh_is_found():
+    class Leaking(FakeDomain):
+        def fresh(self, skill, count, seed):
+            hidden = next(p for p in DOMAIN.problems("test") if p.skill in (skill, "add"))
+            return [Example(hidden.prompt, hidden.reference, skill), *DOMAIN.fresh(skill, count - 1, seed)]
+
+    assert any("overlap-test" in f for f in failed(checks.check_domain(Leaking())))
+
+
+class Telling(OpenEnded):
+    """Shows names and skills, in an observation's text."""
+
+    attribute = "id"
+
+    def observe(self, feedback, context):
+        state = super().observe(feedback, context)
+        if not feedback.attempts:
+            return state
+        shown = replace(state.observations[0], response=getattr(feedback.attempts[0].problem, self.attribute))
+        return replace(state, observations=(shown,))
+
+
+@pytest.mark.parametrize(
+    ("environment", "name"),
+    [
+        (Telling(), "hides the names of problems | it shows one"),
+        (type("T", (Telling,), {"attribute": "skill"})(), "it shows a gold skill"),
+        (type("T", (SkillList,), {"name": "other-name", "observe": lambda s, f, c: None})(), "it gives a NoneType"),
+        (type("T", (SkillList,), {"observe": lambda s, f, c: State("skill-list", 0, 0, f.score)})(), "passed on"),
+        (type("T", (SkillList,), {"observe": lambda s, f, c: State("x", 0, 0, 2.0)})(), "name and score"),
+        (object(), "it has all"),
+    ],
+)
+def test_an_environments_fault_is_found(environment, name):
+    faults = failed(checks.check_environment(environment))
+    assert any(name in f for f in faults), faults
+
+
+class Forgetful(FakeStudent):
+    """Saves nothing and loads nothing."""
+
+    def save(self, path):
+        pass
+
+    def load(self, path):
+        pass
+
+
+class Drifting(FakeStudent):
+    """Trains on top where it should start anew."""
+
+    def train(self, examples, *, seed, fresh):
+        return super().train(examples, seed=seed, fresh=False)
+
+
+def family(**members):
+    return type("Broken", (FakeFamily,), members)()
+
+
+@pytest.mark.parametrize(
+    ("broken", "name"),
+    [
+        (family(variants=()), "no variants"),
+        (family(draw=lambda s, seed: "z"), "draws a variant"),
+        (family(draw=lambda s, seed: s.variants[next(counter) % 4]), "draws a variant"),
+        (family(digest=lambda s, v: "same"), "two variants share one"),
+        (family(digest=lambda s, v: v + str(next(counter))), "asked again"),
+        (family(load=lambda s, *a: 1 / 0), "a variant loads"),
+        (family(open=lambda s, r, v: Forgetful(s._levels(v))), "saved and loaded"),
+        (family(open=lambda s, r, v: Drifting(s._levels(v))), "untrained student"),
+    ],
+)
+def test_a_students_fault_is_found(broken, name):
+    faults = failed(checks.check_student(broken, deep=True))
+    assert any(name in f for f in faults), faults

@@ -1,0 +1,134 @@
+"""The registry: built-ins, files, and a third-party package that is really installed."""
+
+import shutil
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dgym import checks, registry
+from dgym.core import Budget, Rules
+from dgym.errors import TeacherError, UsageError
+from dgym.gym import make
+from dgym.specs import EpisodeSpec, identify
+from dgym.teachers import make_teacher
+
+PLUGIN = Path(__file__).parent / "plugin"
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Installs `tests/plugin` into a folder on the path, as pip would: the package and its metadata."""
+    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
+    shutil.copytree(PLUGIN / "dgym_toy", tmp_path / "dgym_toy")
+    info = tmp_path / f"dgym_toy-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry._plugins.cache_clear()
+    yield
+    registry._plugins.cache_clear()
+    sys.modules.pop("dgym_toy", None)
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_every_builtin_can_be_imported(kind):
+    for name in registry.BUILTIN[kind]:
+        if kind != "backend":  # that would import ray
+            assert callable(registry.load(kind, name))
+
+
+def test_wrong_names_get_suggestions():
+    with pytest.raises(UsageError, match=r"no teacher named 'uniforn'. Did you mean 'uniform'"):
+        registry.load("teacher", "uniforn")
+    with pytest.raises(UsageError, match=r"no kind named 'techer'. Did you mean 'teacher'"):
+        registry.names("techer")
+    with pytest.raises(UsageError, match="no kind named"):
+        registry.load("techer", "uniform")
+
+
+def test_a_file_is_loaded_and_pinned_by_its_bytes(teacher_file):
+    name = teacher_file("class Mine: version = 1\n")
+    mine = registry.load("teacher", name)
+    assert mine.version == 1
+    assert registry.load("teacher", name) is mine
+    pin = registry.pin("teacher", name)
+    assert registry.pin("teacher", teacher_file("class Mine: version = 1\n", name="other/place.py")) == pin
+    teacher_file("class Mine: version = 2\n")
+    assert registry.load("teacher", name).version == 2
+    assert registry.pin("teacher", name) != pin
+
+
+def test_builtins_pin_nothing_more():
+    assert registry.pin("teacher", "uniform") == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("1/0\n", "raises ZeroDivisionError: division by zero"),
+        ("def broken(:\n", "raises SyntaxError"),
+        ("import sys\nsys.exit(3)\n", "raises SystemExit"),
+        ("class Mime: pass\n", "Did you mean 'Mime'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_line(teacher_file, body, message):
+    name = teacher_file(body)
+    for _ in range(2):  # a failed import leaves nothing behind
+        with pytest.raises(UsageError, match=message) as caught:
+            registry.load("teacher", name)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_line():
+    for call in (registry.load, registry.pin):
+        with pytest.raises(UsageError, match="nowhere"):
+            call("teacher", "nowhere/at_all.py:Mine")
+
+
+def test_a_plugin_registers_every_kind(plugin):
+    assert "toy-parrot" in registry.names("teacher")
+    assert registry.pin("teacher", "toy-parrot") == "dgym-toy==2.5"
+    teacher = make_teacher("toy-parrot")
+    assert (teacher.name, teacher.version) == ("toy-parrot", "3")
+    assert "toy-score-only" in teacher.policies
+    with pytest.raises(UsageError, match="'toy-broken' cannot be imported: ModuleNotFoundError"):
+        registry.load("teacher", "toy-broken")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "domain"),
+    [
+        ("teacher", "toy-parrot", "fake"),
+        ("domain", "toy-capitals", "fake"),
+        ("environment", "toy-score-only", "fake"),
+        ("student", "toy-echo", "toy-capitals"),
+    ],
+)
+def test_what_a_plugin_registers_conforms(plugin, kind, name, domain):
+    assert [f for f in checks.check(kind, name, domain, deep=True) if not f.ok] == []
+
+
+def test_what_a_plugin_registers_works_together(plugin):
+    gym = make("toy-score-only", "toy-capitals", "toy-echo", rules=Rules(1, Budget(5)))
+    assert gym.reset().score == 0
+    _, reward, done, info = gym.step([])
+    assert (reward, done, info["kept"]) == (0, True, 0)
+
+
+def test_a_plugins_version_is_part_of_the_digest(plugin):
+    spec = EpisodeSpec(teacher="toy-parrot", environment="toy-score-only", domain="fake", student="toy-echo")
+    assert identify(spec).pins["teacher"] == "dgym-toy==2.5"
+
+
+def test_privileged_engines_cannot_enter_a_domain_without_generators(plugin):
+    from dgym.teachers.engines import generator_of
+
+    gym = make("open-ended", "toy-capitals", "toy-echo", rules=Rules(1, Budget(5)))
+    with pytest.raises(TeacherError, match="no generators"):
+        generator_of(gym.brief)
