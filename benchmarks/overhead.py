@@ -2,9 +2,9 @@
 
     python benchmarks/overhead.py [--episodes 300]
 
-A bare trial is a class Trainable that reports four rows and does nothing else, in reused processes, as many at a time as
-dgym runs. A fake episode leases a student, plans, writes and judges examples, trains, answers, grades, and writes five
-Parquet files. Both start Ray anew, and both times include that.
+A bare trial is a class Trainable that reports four rows and does nothing else, in reused processes, as many at a time
+as dgym runs. A fake episode leases a student, plans, writes and judges examples, trains, answers, grades, and writes
+five Parquet files. Both start Ray anew, and both times include that.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ def main() -> None:
         memory[way] = sorted(runs)[1]
     tenants, separate = (memory[way] - memory["nothing"] for way in ("tenants", "separate"))
     print(f"libraries only: {memory['nothing']:.0f} MB")
-    print(f"{STUDENTS} tenants on one base: {tenants:.0f} MB more; {STUDENTS} separate students: {separate:.0f} MB more")
+    print(
+        f"{STUDENTS} tenants on one base: {tenants:.0f} MB more; {STUDENTS} separate students: {separate:.0f} MB more"
+    )
     print(f"ratio {separate / tenants:.2f}")
 
 

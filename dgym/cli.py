@@ -264,22 +264,29 @@ def check(
     name: Annotated[str, typer.Argument(help="Registered name, or path/to/file.py:Attr.")],
     kind: Annotated[str, typer.Option(help="teacher, domain, environment or student.")] = "teacher",
     domain: Annotated[str, typer.Option("--domain", "-d", help="Domain in which a teacher is tried.")] = "fake",
+    deep: Annotated[bool, typer.Option(help="Also load, train and ask a student.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the public conformance checks on anything registered, or on your own file."""
     from dgym.checks import check as run_checks
+    from dgym.checks import passed
 
-    findings = run_checks(kind, name, domain=domain)
-    failures = [f for f in findings if not f.ok]
+    findings = run_checks(kind, name, domain=domain, deep=deep)
     if as_json:
         typer.echo(json.dumps([vars_of(f) for f in findings], indent=1))
     else:
         console = _console()
         for finding in findings:
-            mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"
+            mark = (
+                "[green]ok  [/green]"
+                if finding.ok
+                else "[yellow]warn[/yellow]"
+                if finding.warning
+                else "[red]FAIL[/red]"
+            )
             console.print(f"{mark} {finding.name}" + (f": {finding.detail}" if finding.detail else ""), highlight=False)
-        console.print(f"{len(findings) - len(failures)} of {len(findings)} checks passed", highlight=False)
-    if failures:
+        console.print(f"{sum(f.ok for f in findings)} of {len(findings)} checks passed", highlight=False)
+    if not passed(findings):
         raise typer.Exit(1)
 
 

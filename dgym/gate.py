@@ -172,14 +172,22 @@ def told(verdicts: Iterable[Verdict]) -> dict[str, int]:
 
 def _well_formed(given: object) -> tuple[Example, bool]:
     if not isinstance(given, Example):
-        return Example(prompt=repr(given)[:200], response=""), False
+        return Example(prompt=_shown(given), response=""), False
     texts = (given.prompt, given.response)
     if not all(isinstance(t, str) for t in texts) or not isinstance(given.skill, str | None):
-        return Example(prompt=repr(given)[:200], response=""), False
+        return Example(prompt=_shown(given), response=""), False
     try:
         "".join((*texts, given.skill or "")).encode()
     except UnicodeEncodeError:  # a lone surrogate, which no table could store
-        return Example(prompt=repr(given)[:200], response=""), False
+        return Example(prompt=_shown(given), response=""), False
     if not all(t.strip() and len(t) <= MAX_CHARACTERS for t in texts):
         return Example(given.prompt[:200], given.response[:200], given.skill, given.item), False
     return given, True
+
+
+def _shown(given: object) -> str:
+    """Renders what is no example; its `repr` is the teacher's code, and may do anything but be trusted."""
+    try:
+        return repr(given)[:200].encode("utf-8", "replace").decode()
+    except Exception:
+        return f"an object of type {type(given).__name__}"

@@ -63,7 +63,8 @@ class Gym:
         step = loop.learn()
         info = {
             "score": step.feedback.score,
-            "kept": len(step.kept),
+            # What overlaps a hidden split looks kept, as it does to every teacher.
+            "kept": len(step.verdicts) - sum(rejected.values()),
             "rejected": dict(rejected),
             "seconds": dict(step.seconds),
         }

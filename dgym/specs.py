@@ -155,14 +155,15 @@ def identify(spec: EpisodeSpec) -> Identity:
     pins = {
         "format": FORMAT,
         "weights": family.digest(variant),
-        "teacher": registry.pin("teacher", spec.teacher) or teacher.version,
-        "environment": environment.version,
-        "domain": domain.version,
+        "teacher": f"{teacher.version} {registry.pin('teacher', spec.teacher)}".strip(),
+        "environment": f"{environment.version} {registry.pin('environment', spec.environment)}".strip(),
+        "domain": f"{domain.version} {registry.pin('domain', spec.domain)}".strip(),
     }
     fields = spec.model_dump(mode="json")
-    # A file's path is not what it is, and a seed that only draws the variant is told by the variant.
-    if registry.is_file(spec.teacher):
-        fields["teacher"] = spec.teacher.partition(".py:")[2]
+    for kind in ("teacher", "environment", "domain", "student"):
+        if registry.is_file(fields[kind]):
+            # Its bytes are pinned; where it lies does not matter.
+            fields[kind] = fields[kind].partition(".py:")[2]
     fields["variant"] = variant
     return Identity(
         spec=spec,
@@ -323,4 +324,5 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _field_names(model: type[BaseModel]) -> list[str]:
     nested: tuple[type, ...] = (Rules, Budget, Recipe, Seeds, Cell, Entry)
-    return [*model.model_fields, *(name for kind in nested for name in kind.__annotations__)]
+    names = [*model.model_fields, *(name for kind in nested for name in kind.__annotations__)]
+    return [name for name in names if not name.startswith("_")]

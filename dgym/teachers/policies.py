@@ -95,15 +95,9 @@ class ByErrorRate:
 
     def plan(self, brief: Brief, state: State) -> Plan:
         """One item per skill."""
-        replayed = round(state.examples_left * self.replay)
-        counts = [
-            a + b
-            for a, b in zip(
-                allocate([1 - s.accuracy for s in state.skills], state.examples_left - replayed),
-                allocate([1.0] * len(state.skills), replayed),
-                strict=True,
-            )
-        ]
+        errors = [1 - s.accuracy for s in state.skills]
+        mass, even = sum(errors) or 1.0, self.replay / max(1, len(errors))
+        counts = allocate([(1 - self.replay) * e / mass + even for e in errors], state.examples_left)
         return Plan(
             tuple(
                 PlanItem(count, f"Write problems that practise {report.skill}.", report.skill, report.errors[:5])

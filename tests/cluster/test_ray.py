@@ -51,7 +51,7 @@ def test_in_process_and_on_ray_with_one_or_four_workers_give_the_same_rows(tmp_p
         assert_same_rows(tmp_path / "local", folder)
 
 
-BAD = '''
+BAD = """
 import os
 from dgym import Example, Plan, PlanItem
 
@@ -79,7 +79,7 @@ class Dies(_Base):
 
 class Good(_Base):
     pass
-'''
+"""
 
 
 def test_a_failing_teacher_is_a_row_with_its_reason_and_siblings_are_unharmed(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Documents that cannot drift: the README's table is the published one, its layout is the tree, its code runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+from dgym import specs
+from dgym.core import Budget, Rules
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def publish():
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "leaderboard" / "publish.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_in_the_readme_is_the_published_one() -> None:
+    script = publish()
+    published = (ROOT / "leaderboard" / "quick" / "leaderboard.md").read_text(encoding="utf-8")
+    assert "weakness" in published
+    assert script.table_in(README) == script.excerpt(published)
+
+
+def test_the_layout_in_the_readme_is_the_tree() -> None:
+    tree = README.partition("dgym/\n  core.py")[2].partition("```")[0]
+    named = {"core.py", *re.findall(r"^  ([\w.]+?/?) ", tree, flags=re.MULTILINE)}
+    there = {p.name + "/" * p.is_dir() for p in (ROOT / "dgym").iterdir() if not p.name.startswith(("_", "."))}
+    assert named == there
+
+
+def test_the_teacher_in_the_readme_runs(tmp_path: Path) -> None:
+    code = re.search(r"```python\n# my_teacher.py\n(.*?)```", README, flags=re.DOTALL)
+    file = tmp_path / "my_teacher.py"
+    file.write_text(code[1])
+    rules = Rules(iterations=1, budget=Budget(30))
+    spec = specs.EpisodeSpec(teacher=f"{file}:Sums", domain="math", student="fake:a", rules=rules)
+    from dgym.bench import LocalBackend, bench
+    from dgym.results import open as open_run
+
+    assert len(bench([spec], tmp_path / "run", backend=LocalBackend()).ok) == 1
+    examples = open_run(tmp_path / "run").examples
+    assert examples.kept.sum() > 25
+    assert examples.correct.all()
+
+
+def test_every_suite_that_ships_expands_and_names_no_domain_that_needs_a_network() -> None:
+    for name in specs.suite_files():
+        episodes = specs.load_suite(name).episodes()
+        assert len({specs.identify(e).digest for e in episodes}) == len(episodes)
+        assert {e.domain for e in episodes} <= {"math", "fake"}
