@@ -137,9 +137,6 @@ def near_misses(skill, prompt, answer):
         yield f"{bottom}/{top}"
         yield f"{int(top) + 1}/{bottom}"
         yield f"{2 * int(top)}/{2 * int(bottom)}"
-    elif skill == "base_conversion":
-        yield answer + "0"
-        yield answer[1:] or "1"
     elif skill == "decimal_chain_sum":
         yield f"{float(answer) + 0.1:.1f}"
         yield f"{float(answer) + 10:.1f}"
@@ -258,11 +255,6 @@ def test_no_pattern_takes_cubic_time():
 @pytest.mark.parametrize(
     "prompt",
     [
-        "convert the base-3 number 12 to base-1",
-        "convert the base-3 number 12 to base-0",
-        "convert the base-3 number 2222222222222 to base-99",
-        "convert the base-99 number 12 to binary",
-        f"convert the hexadecimal number {'f' * 10_000} to base-3",
         f"prime numbers there are between {10**30} and {10**30 + 5} (inclusive)",
         "prime numbers there are between 1 and 90000000 (inclusive)",
         "fraction 3/0 to its lowest terms",
