@@ -44,13 +44,14 @@ class Watch:
 
     def __init__(self, console: Console, title: str, live: bool) -> None:
         self._console, self._title = console, title
-        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4) if live else None
         self._episodes: dict[str, Identity] = {}
         self._work: dict[str, float] = {}
         self._running: dict[str, Progress] = {}
         self._ended: dict[str, Progress] = {}
         self._skipped = 0
         self._start = time.monotonic()
+        # Last: it draws at once.
+        self._live = Live(console=console, get_renderable=self._render, refresh_per_second=4) if live else None
 
     def __enter__(self) -> Watch:
         """Starts drawing."""

@@ -47,26 +47,27 @@ class RayBackend:
         quiet(self.verbose)
         import ray
 
-        from dgym.cluster.hosts import HOST_RESOURCE, HostManager, host_stats, start_hosts
+        from dgym.cluster.hosts import HOST_RESOURCE, HostManager, fitting, host_stats, start_hosts
         from dgym.cluster.pool import start_workers
 
         spec = job.episodes[0].spec
         cores = os.cpu_count() or 1
-        wanted = self.hosts or min(len(job.episodes), max(1, cores // spec.threads))
-        options: dict[str, Any] = {"log_to_driver": self.verbose, "include_dashboard": False}
+        options: dict[str, Any] = {"log_to_driver": self.verbose}
         if not self.verbose:
             options["logging_level"] = logging.CRITICAL
-        if self.address is None:
-            options |= {"num_cpus": max(2, cores), "resources": {HOST_RESOURCE: wanted}}
-        else:
+        if self.address is not None:
             options["address"] = self.address
+        else:
+            hosts_here = self.hosts or max(1, cores // spec.threads)
+            options |= {"num_cpus": max(2, cores), "resources": {HOST_RESOURCE: hosts_here}, "include_dashboard": False}
         try:
-            ray.init(**{k: v for k, v in options.items() if self.address is None or k != "include_dashboard"})
+            ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"Ray cannot be reached at {self.address or 'this machine'}: {one_line(error)}") from error
         try:
-            gpus = spec.device.startswith("cuda")
-            hosts = start_hosts(wanted, gpus_per_host=1.0 if gpus else 0.0)
+            on_gpu = spec.device.startswith("cuda")
+            wanted = min(len(job.episodes), self.hosts or fitting(spec.threads, on_gpu))
+            hosts = start_hosts(wanted, gpus_per_host=1.0 if on_gpu else 0.0)
             manager = ray.remote(HostManager).options(num_cpus=0).remote(hosts)
             ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
             self._tune(job, report, manager, start_workers(self.workers), wanted)
@@ -109,5 +110,7 @@ def quiet(verbose: bool) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray's default of 15 starves the students as soon as anything else runs on the machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)

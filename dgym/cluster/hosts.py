@@ -7,6 +7,7 @@ from typing import Any
 
 import ray
 
+from dgym.errors import InfrastructureError
 from dgym.students.host import HostedStudent, HostStats, StudentConfig, StudentHost
 
 HOST_RESOURCE = "dgym_host"
@@ -43,6 +44,14 @@ class HostManager:
         return list(self._leases)
 
 
+def fitting(threads: int, on_gpu: bool) -> int:
+    """Returns how many hosts fit the cluster: as it says itself, else one per GPU, else one per `threads` CPUs."""
+    found = ray.cluster_resources()
+    if found.get(HOST_RESOURCE):
+        return int(found[HOST_RESOURCE])
+    return max(1, int(found.get("GPU", 0)) if on_gpu else int(found.get("CPU", 1)) // threads)
+
+
 def start_hosts(count: int, gpus_per_host: float = 0.0) -> list[Any]:
     """Starts host actors: on a GPU share each, else on the custom resource where the cluster has it."""
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 3}
@@ -63,7 +72,13 @@ def open_student(manager: Any, lease: str, config: StudentConfig) -> HostedStude
     def call(method: str, *args: Any) -> Any:
         if method == "close":
             return ray.get(manager.release.remote(lease))
-        return ray.get(getattr(host, method).remote(*args))
+        try:
+            return ray.get(getattr(host, method).remote(*args))
+        except ray.exceptions.RayTaskError as error:
+            # What the host raised, without Ray's own text around it.
+            raise error.cause from None
+        except ray.exceptions.RayActorError as error:
+            raise InfrastructureError(f"The student host died while it was asked to {method}.") from error
 
     try:
         call("open", lease, config)

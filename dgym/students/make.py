@@ -75,6 +75,7 @@ class Variant:
         half: Skills brought to half accuracy, from above or below.
         minutes: Longest time.
         rate: Learning rate, as in `Maker.run`; the higher, the faster a skill is forgotten.
+        settle: Whether the rate falls to 0 over the minutes, so that accuracies stop swinging about their targets.
     """
 
     strong: tuple[str, ...] = ()
@@ -83,6 +84,7 @@ class Variant:
     half: tuple[str, ...] = ()
     minutes: float = 6.0
     rate: float = 3e-4
+    settle: bool = False
 
     def targets(self, skills: Sequence[str]) -> dict[str, float]:
         """Returns the accuracy aimed at, per skill of the base; what has no place is left out."""
@@ -135,7 +137,7 @@ RECIPES: dict[str, Recipe] = {
                 hard=("count_primes", "fraction_simplification"),
                 half=("gcd",),
             ),
-            "u": Variant(half=_QUICK + _SLOW, minutes=15.0),
+            "u": Variant(half=_QUICK + _SLOW + _OUTSIDE, minutes=5.0, settle=True),
         },
     ),
 }
@@ -401,7 +403,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     maker = Maker(model, PreTrainedTokenizerFast.from_pretrained(base), domain, recipe)
     out = Path(__file__).parent / "weights" / f"micro-{args.domain}-{args.stage}"
     minutes, before, accuracy = maker.run(
-        variant.targets(list(recipe.base)), variant.minutes, variant.rate, out, every=12, until=variant.reached
+        variant.targets(list(recipe.base)),
+        variant.minutes,
+        variant.rate,
+        out,
+        every=12 - 6 * variant.settle,
+        horizon=variant.minutes if variant.settle else None,
+        until=(lambda _: False) if variant.settle else variant.reached,
     )
     made = json.loads((base / CARD).read_text())
     profile = {"strong": variant.strong, "forgotten": variant.forgotten, "hard": variant.hard, "half": variant.half}

@@ -16,6 +16,7 @@ from dgym import results
 from dgym.bench import LocalBackend, bench
 from dgym.cluster import RayBackend
 from dgym.core import Budget, Rules
+from dgym.models.recipe import Recipe
 from dgym.specs import EpisodeSpec, Seeds
 from tests.rows import assert_same_rows
 
@@ -89,9 +90,11 @@ def test_a_failing_teacher_is_a_row_with_its_reason_and_siblings_are_unharmed(tm
     todo = [
         EpisodeSpec(teacher=f"{file}:{name}", domain="fake", student="fake", rules=FAKE) for name in (*reasons, "Good")
     ]
+    explodes = Recipe(learning_rate=1e30)
+    todo.append(EpisodeSpec(teacher="uniform", recipe=explodes, rules=REAL))
     summary = bench(todo, tmp_path / "run", backend=RayBackend(hosts=1, workers=1))
     assert len(summary.ok) == 1
-    assert len(summary.failed) == len(reasons)
+    assert len(summary.failed) == len(reasons) + 1
     frame = results.open(tmp_path / "run").episodes.set_index("teacher")
     for name, reason in reasons.items():
         row = frame.loc[f"{file}:{name}"]
@@ -99,6 +102,8 @@ def test_a_failing_teacher_is_a_row_with_its_reason_and_siblings_are_unharmed(tm
         assert reason in row.error
         assert row.error_boundary == ("infrastructure" if name == "Dies" else "teacher")
     assert frame.loc[f"{file}:Good"].status == "ok"
+    assert frame.loc["uniform"].error_boundary == "student"
+    assert frame.loc["uniform"].error.startswith("The training loss became")
 
 
 SUITE = """

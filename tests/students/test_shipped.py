@@ -9,7 +9,7 @@ from statistics import mean
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dgym.core import Student
+from dgym.core import SPLITS, Feedback, Student
 from dgym.domains.math import MathDomain
 from dgym.episode import evaluate
 from dgym.models.recipe import Recipe
@@ -32,9 +32,11 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
         yield {v: FAMILY.load(v, "cpu", "float32", 1) for v in FAMILY.variants}
 
 
-def accuracy(student: Student, split: str = "selection") -> dict[str, float]:
-    feedback = evaluate(student, DOMAIN, split, DOMAIN.problems(split))
-    return {skill: mean(a.score for a in attempts) for skill, attempts in feedback.by_skill().items()}
+def accuracy(student: Student) -> dict[str, float]:
+    """Over all 200 evaluation problems of each skill."""
+    attempts = [a for split in SPLITS[1:] for a in evaluate(student, DOMAIN, split, DOMAIN.problems(split)).attempts]
+    grouped = Feedback("test", tuple(attempts)).by_skill()
+    return {skill: mean(a.score for a in part) for skill, part in grouped.items()}
 
 
 @pytest.mark.parametrize("variant", FAMILY.variants)
