@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class RayBackend:
             InfrastructureError: If Ray itself fails; what is finished stays finished.
         """
         quiet(self.verbose)
+        _must_answer(self.address)
         import ray
 
         from dgym.cluster.hosts import HOST_RESOURCE, HostManager, fitting, host_stats, start_hosts
@@ -52,12 +54,11 @@ class RayBackend:
 
         spec = job.episodes[0].spec
         cores = os.cpu_count() or 1
-        options: dict[str, Any] = {"log_to_driver": self.verbose}
+        # "local" never joins what happens to run on this machine already.
+        options: dict[str, Any] = {"log_to_driver": self.verbose, "address": self.address or "local"}
         if not self.verbose:
             options["logging_level"] = logging.CRITICAL
-        if self.address is not None:
-            options["address"] = self.address
-        else:
+        if self.address is None:
             hosts_here = self.hosts or max(1, cores // spec.threads)
             options |= {"num_cpus": max(2, cores), "resources": {HOST_RESOURCE: hosts_here}, "include_dashboard": False}
         try:
@@ -101,6 +102,23 @@ class RayBackend:
                 tuner.fit()
             except tune.TuneError as error:
                 raise InfrastructureError(f"Ray Tune stopped: {one_line(error)}") from error
+
+
+def _must_answer(address: str | None) -> None:
+    """Tries an address of the form `host:port`; Ray itself would go on trying for minutes.
+
+    Raises:
+        UsageError: If nobody answers there, or if it is a Ray Client address.
+    """
+    if address is None or address in ("auto", "local"):
+        return
+    if "://" in address:
+        raise UsageError(f"Ray Client addresses ({address}) are not supported; submit dgym as a Ray job instead.")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Ray cannot be reached at {address}: {one_line(error)}") from error
 
 
 def quiet(verbose: bool) -> None:

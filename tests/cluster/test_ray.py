@@ -21,7 +21,7 @@ from dgym.specs import EpisodeSpec, Seeds
 from tests.rows import assert_same_rows
 
 FAKE = Rules(iterations=2, budget=Budget(30))
-REAL = Rules(iterations=2, budget=Budget(24), share=0.06)
+REAL = Rules(iterations=1, budget=Budget(16), share=0.04)
 
 
 def specs() -> list[EpisodeSpec]:
@@ -115,8 +115,7 @@ entries = [{ teachers = ["uniform", "weakness", "random", "wrong-answers"] }]
 """
 
 
-@pytest.mark.parametrize("backend", ["local", "ray"])
-@pytest.mark.parametrize("after", [1, 9])
+@pytest.mark.parametrize(("backend", "after"), [("local", 1), ("local", 9), ("ray", 5)])
 def test_a_killed_driver_loses_nothing_that_was_finished(tmp_path: Path, backend: str, after: int) -> None:
     suite, run = tmp_path / "kill.toml", tmp_path / "run"
     suite.write_text(SUITE)
