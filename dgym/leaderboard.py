@@ -31,6 +31,7 @@ from dgym.results.statistics import Bootstrap, Cell, Difference, Estimate
 OVERALL: Final = "overall"
 """Name of the table of teachers that entered all tracks."""
 
+_DETECTABLE = "Minimum detectable difference"
 _PRIVILEGED = "* privileged: the engine uses the domain's own generators."
 
 
@@ -130,6 +131,7 @@ class Leaderboard:
         """
         left_out = _WIDE if width >= _MEDIUM_WIDTH else (*_WIDE, *_MEDIUM)
         parts: list[RenderableType] = []
+        common = self._common()
         for table in self.tables:
             shown = RichTable(title=_title(table), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
             for name in _COLUMNS:
@@ -142,21 +144,30 @@ class Leaderboard:
                 cells = [text for name, text in _texts(row).items() if name not in left_out]
                 last_ranked = following is not None and following.control and not row.control
                 shown.add_row(*map(Text, cells), style="dim" if row.control else "", end_section=last_ranked)
-            parts += [shown, *(Text(note, style="dim") for note in table.notes), Text("")]
+            parts += [shown, *(Text(note, style="dim") for note in table.notes if note not in common), Text("")]
+        parts += [Text(note, style="dim") for note in common]
         return Group(*parts, *(Text(note, style="yellow") for note in self.notes))
 
     def markdown(self) -> str:
         """Renders all columns as Markdown."""
         lines = ["# Leaderboard", ""]
+        common = self._common()
         for table in self.tables:
             lines += [f"## {_title(table)}", "", "| " + " | ".join(_COLUMNS) + " |"]
             lines.append("|" + "|".join(":--" if name == "teacher" else "--:" for name in _COLUMNS) + "|")
             for row in table.rows:
                 texts = [text.replace("|", "\\|").replace("*", "\\*") for text in _texts(row).values()]
                 lines.append("| " + " | ".join(texts) + " |")
-            lines += ["", *(f"- {note.replace('*', chr(92) + '*')}" for note in table.notes), ""]
-        lines += [f"- {note}" for note in self.notes]
+            own = [note for note in table.notes if note not in common]
+            lines += ["", *(f"- {note}" for note in own), ""]
+        lines += [f"- {note.replace('*', chr(92) + '*')}" for note in (*common, *self.notes)]
         return "\n".join(lines).rstrip() + "\n"
+
+    def _common(self) -> list[str]:
+        """Returns the notes that stand under every table, to be said once; what was measured stays with its table."""
+        first, *rest = self.tables or (None,)
+        shared = [n for n in first.notes if all(n in t.notes for t in rest)] if first else []
+        return [note for note in shared if not note.startswith(_DETECTABLE)]
 
     def frame(self) -> pd.DataFrame:
         """All rows of all tables, with plain numbers."""
@@ -391,7 +402,7 @@ def _table(track: str, entrants: Sequence[_Entrant], bootstrap: Bootstrap) -> Ta
         "Per episode: examples submitted, seconds of training and answering.",
     ]
     if smallest is not None:
-        notes.append(f"Minimum detectable difference of two teachers (80 % power at 5 %): {smallest:.1f} points.")
+        notes.append(f"{_DETECTABLE} of two teachers (80 % power at 5 %): {smallest:.1f} points.")
     unranked: dict[str, list[str]] = {}
     for row in rows:
         if row.unranked:

@@ -222,6 +222,7 @@ class SuiteSpec(_Frozen):
         cells: Domains with their students.
         entries: Teachers with their environments.
         threads: CPU threads of one student host.
+        device: Where students live, such as `"cpu"` or `"cuda"`.
     """
 
     name: str
@@ -233,6 +234,7 @@ class SuiteSpec(_Frozen):
     cells: tuple[Cell, ...]
     entries: tuple[Entry, ...]
     threads: int = 1
+    device: str = "cpu"
 
     def episodes(self) -> list[EpisodeSpec]:
         """Expands the suite: every entry in every cell and seed; state-blind teachers once per cell.
@@ -253,6 +255,7 @@ class SuiteSpec(_Frozen):
                 rules=self.rules,
                 seeds=Seeds.all(seed),
                 threads=self.threads,
+                device=self.device,
             )
             for seed in self.seeds
             for cell in self.cells

@@ -6,6 +6,7 @@ python leaderboard/publish.py runs/quick
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 from pathlib import Path
 
@@ -16,9 +17,9 @@ FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json")
 
 
 def excerpt(markdown: str) -> str:
-    """Returns the tables of a published leaderboard without its title, headings one level down."""
-    body = markdown.partition("\n")[2].strip()
-    return "\n".join(f"**{line[3:]}**" if line.startswith("## ") else line for line in body.splitlines()) + "\n"
+    """Returns the overall table of a published leaderboard, with its notes."""
+    overall = markdown.partition("## Overall\n")[2].strip()
+    return re.sub(r"\n{3,}", "\n\n", overall) + "\n"
 
 
 def table_in(readme: str) -> str:
