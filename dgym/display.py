@@ -134,7 +134,9 @@ class Watch:
                 f"{progress.iteration}/{spec.rules.iterations}",
                 f"{bar(progress.score)} {progress.score:6.1%}",
             )
-        return Group(head, ProgressBar(total=1.0, completed=share, width=60), table)
+        done = Table.grid()  # a bar alone would not end its line
+        done.add_row(ProgressBar(total=1.0, completed=share, width=60))
+        return Group(head, done, table)
 
 
 class Curve:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from dgym.bench import Progress, Usage, bench, expected_work
 from dgym.core import Budget, Rules
@@ -79,6 +80,7 @@ def test_progress_on_a_terminal_and_elsewhere(live: bool) -> None:
     assert "failed (teacher)" in text
     assert "no idea" in text
     assert ("2 of 2 episodes" if live else "[1/2]") in text
+    assert not live or any(line.lstrip().startswith("teacher ") for line in Text.from_ansi(text).plain.splitlines())
 
 
 def test_small_renderings() -> None:
