@@ -1,0 +1,247 @@
+"""Writer, schema and reader, on real Parquet files."""
+
+import json
+
+import pandas as pd
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgym import results
+from dgym.core import Example, Verdict
+from dgym.errors import InfrastructureError, TeacherError, UsageError
+from dgym.results import writer as writing
+from dgym.results.reader import read_part
+from dgym.results.schema import PARTITIONS, TABLES, part_path, partitions_of
+from tests.results.episodes import episode, identity, step
+
+STEPS = episode([1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0])
+
+
+def write(folder, who, steps=STEPS, error=None):
+    writer = results.EpisodeWriter(folder, who, "quick")
+    for one in steps:
+        writer.add(one)
+    if error is None:
+        writer.finish()
+    else:
+        writer.fail(error, "generate")
+    partitions = {"domain": who.spec.domain, "environment": who.spec.environment, "teacher": who.spec.teacher}
+    return part_path("episodes", partitions, who.digest)
+
+
+def test_an_episode_becomes_five_tables(tmp_path):
+    who = identity("weakness", teacher_params={"replay": 0.5})
+    part = write(tmp_path, who)
+    assert part.as_posix() == f"episodes/domain=math/environment=open-ended/teacher=weakness/{who.digest}.parquet"
+    run = results.open(tmp_path)
+    row = run.episodes.iloc[0]
+    assert (row["status"], row["teacher"], row["teacher_label"]) == ("ok", "weakness", "weakness(replay=0.5)")
+    assert (row["iterations_run"], row["best_iteration"]) == (2, 1)
+    assert (row["base_test"], row["best_test"], row["last_test"]) == (0.5, 0.75, 0.0)
+    # Only the first skill was there: from 1.0 to 0.5 at the chosen iteration, to 0 at the last.
+    assert (row["retention_skills"], row["retention"], row["retention_last"]) == (1, -0.5, -1.0)
+    assert (row["examples_submitted"], row["examples_kept"], row["response_tokens"]) == (24, 20, 48)
+    assert (row["seconds_student"], row["seconds_total"]) == (6.0, 6.75)
+    assert json.loads(row["spec"])["teacher_params"] == {"replay": 0.5}
+    assert "python" in json.loads(row["versions"])
+    assert run.steps["iteration"].tolist() == [0, 1, 2]
+    assert json.loads(run.steps["rejected"][1]) == {"duplicate": 2}
+    assert run.steps["train_loss"].isna().tolist() == [True, False, False]
+    assert len(run.attempts) == 3 * (2 + 2 + 4)
+    assert run.examples["reason"].value_counts().to_dict() == {"duplicate": 4}
+    assert run.calls[["asked", "returned"]].to_numpy().tolist() == [[6, 7], [6, 5]] * 2
+    for name in TABLES:
+        assert (getattr(run, name)["digest"] == who.digest).all()
+
+
+def test_files_carry_schema_version_and_documented_columns(tmp_path):
+    write(tmp_path, identity())
+    for name, table in TABLES.items():
+        path = next((tmp_path / name).rglob("*.parquet"))
+        schema = pq.read_schema(path)
+        assert schema.equals(table.schema, check_metadata=True)
+        assert schema.metadata[b"dgym.schema"] == b"1"
+        assert all(column.meaning for column in table.columns)
+        assert not {column.name for column in PARTITIONS} & set(schema.names)
+
+
+@given(st.text(min_size=1, max_size=30).filter(lambda t: t.isprintable()))
+def test_partitions_keep_any_name(name):
+    values = {"domain": "math", "environment": "open-ended", "teacher": name}
+    part = part_path("steps", values, "0" * 32)
+    assert len(part.parts) == 5
+    assert partitions_of(part) == values
+
+
+@pytest.mark.parametrize("teacher", ["weakness", "my dir/x=y 50%.py:Best"])
+def test_pandas_and_pyarrow_read_the_folders_directly(tmp_path, teacher):
+    write(tmp_path, identity(teacher))
+    write(tmp_path, identity("other", environment="skill-list"))
+    for name in TABLES:
+        frame = pd.read_parquet(tmp_path / name)
+        assert set(frame["teacher"]) <= {teacher, "other"}
+        assert frame["teacher"].astype(str).nunique() == 2
+        mine = ds.dataset(tmp_path / name, partitioning="hive").to_table(filter=ds.field("teacher") == teacher)
+        assert set(mine.column("environment").to_pylist()) == {"open-ended"}
+    assert set(results.open(tmp_path).episodes["teacher"]) == {teacher, "other"}
+
+
+def test_ties_go_to_the_earlier_iteration(tmp_path):
+    write(tmp_path, identity(), [step(0, [1, 0], [0, 0]), step(1, [0, 1], None), step(2, [0, 0], [1, 1])])
+    row = results.open(tmp_path).episodes.iloc[0]
+    assert (row["best_iteration"], row["best_test"], row["last_test"]) == (0, 0.0, 1.0)
+
+
+def test_a_failed_episode_leaves_a_row_and_its_steps_and_success_replaces_it(tmp_path):
+    who = identity()
+    write(tmp_path, who, STEPS[:2], TeacherError("no\n good"))
+    run = results.open(tmp_path)
+    row = run.episodes.iloc[0]
+    assert row[["status", "error_boundary", "error_stage", "error"]].tolist() == [
+        "failed", "teacher", "generate", "no good"
+    ]  # fmt: skip
+    assert len(run.steps) == 2
+    assert results.finished(tmp_path) == set()
+    write(tmp_path, who)
+    run = results.open(tmp_path)
+    assert run.episodes["status"].tolist() == ["ok"]
+    assert run.episodes["error"].isna().all()
+    assert len(run.steps) == 3
+    assert results.finished(tmp_path) == {who.digest}
+
+
+def test_an_episode_that_failed_before_its_first_step_has_a_row(tmp_path):
+    write(tmp_path, identity(), [], MemoryError())
+    row = results.open(tmp_path).episodes.iloc[0]
+    assert (row["error_boundary"], row["error"]) == ("infrastructure", "MemoryError")
+    assert pd.isna(row["best_test"])
+
+
+def test_success_in_another_folder_wins_over_failure_and_is_counted_once(tmp_path):
+    failed, moved = identity("a/t.py:T"), identity("b/t.py:T")
+    moved = moved.model_copy(update={"digest": failed.digest})
+    write(tmp_path, moved)
+    write(tmp_path, failed, STEPS[:1], TeacherError("no"))
+    run = results.open(tmp_path)
+    assert run.episodes["teacher"].tolist() == ["b/t.py:T"]
+    assert len(run.steps) == 3
+
+
+def test_equal_steps_give_equal_columns_but_times(tmp_path):
+    who = identity()
+    write(tmp_path / "straight", who)
+    # As after a resume: some steps are added again.
+    write(tmp_path / "resumed", who, [*STEPS[:2], *STEPS])
+    one, two = results.open(tmp_path / "straight"), results.open(tmp_path / "resumed")
+    for name in TABLES:
+        columns = [c for c in getattr(one, name) if not c.startswith("seconds") and not c.endswith("_at")]
+        pd.testing.assert_frame_equal(getattr(one, name)[columns], getattr(two, name)[columns])
+
+
+def test_missing_steps_are_not_finished(tmp_path):
+    with pytest.raises(InfrastructureError, match="without all of its steps"):
+        write(tmp_path, identity(), [STEPS[0], STEPS[2]])
+    assert results.finished(tmp_path) == set()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_truncated_file_is_left_out_and_run_again(tmp_path, name):
+    broken, whole = identity(seed=1), identity(seed=2)
+    part = write(tmp_path, broken)
+    write(tmp_path, whole)
+    path = tmp_path / name / part.relative_to("episodes")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert results.finished(tmp_path) == {whole.digest}
+    with pytest.warns(UserWarning, match="is left out"):
+        frame = getattr(results.open(tmp_path), name)
+    assert set(frame["digest"]) == {whole.digest}
+
+
+def test_a_flipped_bit_never_gives_a_wrong_number(tmp_path):
+    part = write(tmp_path, identity()).relative_to("episodes")
+    path = tmp_path / "steps" / part
+    names = TABLES["steps"].schema.names
+    data, whole, refused = path.read_bytes(), read_part(tmp_path / "steps", part, names), 0
+    for place in range(0, len(data), 40):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
+        try:
+            assert read_part(tmp_path / "steps", part, names).equals(whole)
+        except ValueError:
+            refused += 1
+    assert refused > 10
+
+
+def test_another_schema_version_is_left_out_by_name(tmp_path):
+    path = tmp_path / write(tmp_path, identity())
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.replace_schema_metadata({b"dgym.schema": b"0"}), path)
+    with pytest.warns(UserWarning, match="version 0, this dgym reads 1"):
+        assert results.open(tmp_path).episodes.empty
+
+
+def test_what_a_killed_process_leaves_is_not_read(tmp_path, monkeypatch):
+    who = identity()
+
+    def killed(self, target):
+        if "episodes" in str(target):
+            raise KeyboardInterrupt
+        return original(self, target)
+
+    original = writing.Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(writing.Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, who)
+    (tmp_path / "episodes/domain=math/environment=open-ended/teacher=uniform/.half.1.tmp").write_bytes(b"PAR1")
+    run = results.open(tmp_path)
+    assert results.finished(tmp_path) == set()
+    assert all(getattr(run, name).empty for name in TABLES)
+    assert list(pd.read_parquet(tmp_path / "steps")["iteration"]) == [0, 1, 2]
+
+
+def test_a_run_without_tables_reads_as_empty_ones(tmp_path):
+    run = results.open(tmp_path)
+    for name, table in TABLES.items():
+        frame = getattr(run, name)
+        assert frame.empty
+        assert list(frame.columns) == table.read_schema.names
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "steps").write_text("in the way")
+    with pytest.raises(InfrastructureError, match=r"Results cannot be written to .*steps"):
+        write(tmp_path, identity())
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(table, path, **options):
+        path.write_bytes(b"PAR1")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing.pq, "write_table", full)
+    with pytest.raises(InfrastructureError, match="No space left on device"):
+        write(tmp_path, identity())
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_unknown_run_and_table_are_named(tmp_path):
+    with pytest.raises(UsageError, match="no run in"):
+        results.open(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="Did you mean 'steps'"):
+        results.open(tmp_path).arrow("step")
+
+
+def test_text_that_is_no_utf8_is_stored(tmp_path):
+    odd = Verdict(Example("\ud800", "x\x00y"), False, "malformed")
+    write(tmp_path, identity(), [STEPS[0], STEPS[1].__class__(1, *(STEPS[1].feedback,) * 3, (), (odd,))])
+    assert results.open(tmp_path).examples["prompt"].tolist() == ["?"]
+
+
+def test_columns_and_rows_can_be_chosen(tmp_path):
+    write(tmp_path, identity())
+    table = results.open(tmp_path).arrow("attempts", ["score", "split", "teacher"], where=ds.field("split") == "test")
+    assert table.column_names == ["score", "split", "teacher"]
+    assert table.num_rows == 12
