@@ -1,6 +1,6 @@
-"""Publishes a run of the suite `quick`: copies its leaderboard here, and its table into the README.
+"""Publishes a run: copies its leaderboard into a folder of its name here; the table of `quick` goes into the README.
 
-python leaderboard/publish.py runs/quick
+For example `python leaderboard/publish.py runs/quick`.
 """
 
 from __future__ import annotations
@@ -32,10 +32,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     folder = parser.parse_args().run
-    out = HERE / "quick"
+    out = HERE / folder.name
     out.mkdir(exist_ok=True)
     for name in FILES:
         shutil.copyfile(folder / name, out / name)
+    if folder.name != "quick":
+        return
     text = README.read_text(encoding="utf-8")
     before, after = text.split(MARKS[0])[0], text.split(MARKS[1])[1]
     table = excerpt((out / "leaderboard.md").read_text(encoding="utf-8"))

@@ -40,5 +40,5 @@ class Recipe(BaseModel):
 
     @classmethod
     def paper(cls) -> Recipe:
-        """The paper's recipe for language models (DataEnvGym, appendix; background of the project)."""
+        """The recipe of DataEnvGym for language models (Khan et al. 2025)."""
         return cls(rank=16, alpha=32, dropout=0.05, learning_rate=1e-4, epochs=3, batch=16, warmup=0.1, cutoff=1024)
