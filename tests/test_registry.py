@@ -123,7 +123,9 @@ def test_what_a_plugin_registers_works_together(plugin):
 
 def test_a_plugins_version_is_part_of_the_digest(plugin):
     spec = EpisodeSpec(teacher="toy-parrot", environment="toy-score-only", domain="fake", student="toy-echo")
-    assert identify(spec).pins["teacher"] == "dgym-toy==2.5"
+    pins = identify(spec).pins
+    assert pins["teacher"] == "3 dgym-toy==2.5"
+    assert pins["environment"].endswith("dgym-toy==2.5")
 
 
 def test_privileged_engines_cannot_enter_a_domain_without_generators(plugin):
