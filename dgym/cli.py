@@ -105,27 +105,33 @@ def run(
     iterations: Annotated[int, typer.Option(help="Rounds of data and training.", min=0)] = 3,
     examples: Annotated[int, typer.Option(help="Examples per round.", min=1)] = 100,
     share: ShareOption = 1.0,
+    file: Annotated[
+        Path | None, typer.Option("--spec", help="An episode spec as TOML, instead of all options but --out.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs/single"),
 ) -> None:
     """Run one episode in this process and watch it learn."""
     from dgym.bench import episode
     from dgym.core import Budget, Rules
     from dgym.display import Curve
-    from dgym.specs import EpisodeSpec, Seeds, identify
+    from dgym.specs import EpisodeSpec, Seeds, identify, parse_model
 
-    spec = EpisodeSpec(
-        teacher=teacher,
-        environment=environment,
-        domain=domain,
-        student=student,
-        rules=Rules(iterations=iterations, budget=Budget(examples), share=share, test_every_iteration=True),
-        seeds=Seeds.all(seed),
+    spec = (
+        parse_model(EpisodeSpec, file)
+        if file
+        else EpisodeSpec(
+            teacher=teacher,
+            environment=environment,
+            domain=domain,
+            student=student,
+            rules=Rules(iterations=iterations, budget=Budget(examples), share=share, test_every_iteration=True),
+            seeds=Seeds.all(seed),
+        )
     )
     identity = identify(spec)
     console = _console()
-    console.print(
-        f"[bold]{teacher}[/bold] teaches {student.partition(':')[0]}:{identity.variant} in {environment}, {domain}"
-    )
+    learner = f"{spec.student.partition(':')[0]}:{identity.variant}"
+    console.print(f"[bold]{spec.teacher}[/bold] teaches {learner} in {spec.environment}, {spec.domain}")
     curve = Curve(console)
     last = episode(identity, out, curve.show)
     if last.status == "failed":

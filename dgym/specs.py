@@ -313,12 +313,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Says in one sentence what is wrong with the first field that pydantic rejected."""
+    """Says in one sentence what is wrong with a field; a misspelt one comes first, since another then seems missing."""
     import difflib
 
-    first = error.errors()[0]
+    unknown = ("extra_forbidden", "unexpected_keyword_argument")
+    first = min(error.errors(), key=lambda e: e["type"] not in unknown)
     place = ".".join(str(part) for part in first["loc"])
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if first["type"] in unknown:
         names = _field_names(model)
         near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
         return f"unknown field {place!r}." + (f" Did you mean {near[0]!r}?" if near else "")

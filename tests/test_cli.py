@@ -167,6 +167,22 @@ def test_run_shows_a_curve(tmp_path: Path) -> None:
     assert "best" in done.output
 
 
+def test_run_takes_a_spec_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "episode.toml"
+    file.write_text(
+        "teacher = 'uniform'\ndomain = 'fake'\nstudent = 'fake:b'\n"
+        "rules = { iterations = 1, budget = { examples_per_iteration = 8 } }\n"
+    )
+    done = RUNNER.invoke(cli.app, ["run", "--spec", str(file), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "uniform teaches fake:b in open-ended" in done.output
+    assert "8/8" in done.output
+    file.write_text("teecher = 'uniform'")
+    wrong = dgym("run", "--spec", str(file), "--out", str(tmp_path / "run"))
+    assert wrong.returncode == 2
+    assert "Did you mean 'teacher'" in wrong.stderr
+
+
 def test_ls_lists_everything_registered() -> None:
     found = json.loads(RUNNER.invoke(cli.app, ["ls", "--json"]).stdout)
     assert "weakness" in found["teachers"]
