@@ -321,7 +321,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
     place = ".".join(str(part) for part in first["loc"])
     if first["type"] in unknown:
         names = _field_names(model)
-        near = difflib.get_close_matches(str(first["loc"][-1]), names, n=1)
+        near = difflib.get_close_matches(str(first["loc"][-1]), [n for n in names if n != first["loc"][-1]], n=1)
         return f"unknown field {place!r}." + (f" Did you mean {near[0]!r}?" if near else "")
     return f"field {place!r}: {first['msg']}."
 
