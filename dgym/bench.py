@@ -19,7 +19,7 @@ from dgym.errors import DgymError, UsageError, boundary_of, one_line
 from dgym.gate import OverlapIndex
 from dgym.results.writer import EpisodeWriter, finished
 from dgym.specs import EpisodeSpec, Identity, identify
-from dgym.students.host import HostStats, StudentConfig, StudentHost, local_student
+from dgym.students.host import HostStats, StudentConfig, StudentHost, find_student, local_student
 from dgym.teachers import make_teacher
 
 
@@ -192,7 +192,7 @@ def student_config(identity: Identity) -> StudentConfig:
     """Returns which student an episode opens."""
     spec = identity.spec
     return StudentConfig(
-        family=spec.student.partition(":")[0],
+        family=find_student(spec.student, spec.seeds.variant)[0],
         variant=identity.variant,
         recipe=spec.recipe,
         device=spec.device,

@@ -8,9 +8,9 @@ from typing import Any
 from dgym import registry
 from dgym.core import Brief, Example, Plan, PlanItem, Rules, State
 from dgym.episode import ClosedLoop, overlap_index
-from dgym.errors import DgymError, unknown_name
+from dgym.errors import DgymError
 from dgym.models.recipe import Recipe
-from dgym.students.host import StudentConfig, StudentHost, local_student
+from dgym.students.host import StudentConfig, StudentHost, find_student, local_student
 
 
 class Gym:
@@ -102,10 +102,7 @@ def make(
     Raises:
         UsageError: If a name is unknown.
     """
-    family_name, _, variant = student.partition(":")
-    family = registry.load("student", family_name)()
-    if variant and variant not in family.variants:
-        raise unknown_name(f"variant of {family_name}", variant, family.variants)
-    config = StudentConfig(family_name, variant or family.draw(seed), recipe or Recipe())
+    family_name, _, variant = find_student(student, seed)
+    config = StudentConfig(family_name, variant, recipe or Recipe())
     rules = rules or Rules(training_seed=seed, teacher_seed=seed)
     return Gym(environment, domain, config, rules)

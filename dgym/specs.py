@@ -18,6 +18,7 @@ from dgym import registry
 from dgym.core import Budget, Rules, Teacher, digest
 from dgym.errors import UsageError, unknown_name
 from dgym.models.recipe import Recipe
+from dgym.students.host import find_student
 from dgym.teachers import make_teacher
 
 M = TypeVar("M", bound=BaseModel)
@@ -147,11 +148,7 @@ def identify(spec: EpisodeSpec) -> Identity:
         entered = ", ".join(sorted(teacher.policies)) or "none"
         raise UsageError(f"The teacher {spec.teacher!r} does not enter {spec.environment!r}; it enters: {entered}.")
     domain = registry.load("domain", spec.domain)()
-    family_name, _, variant = spec.student.partition(":")
-    family = registry.load("student", family_name)()
-    if variant and variant not in family.variants:
-        raise unknown_name(f"variant of {family_name}", variant, family.variants)
-    variant = variant or family.draw(spec.seeds.variant)
+    _, family, variant = find_student(spec.student, spec.seeds.variant)
     pins = {
         "format": FORMAT,
         "weights": family.digest(variant),

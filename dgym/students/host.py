@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from dgym import registry
-from dgym.core import Base, Example, Problem, Student
-from dgym.errors import StudentError
+from dgym.core import Base, Example, Problem, Student, StudentFamily
+from dgym.errors import StudentError, unknown_name
 from dgym.models.recipe import Recipe
 
 
@@ -36,6 +36,24 @@ class StudentConfig:
     device: str = "cpu"
     precision: str = "float32"
     threads: int = 1
+
+
+def find_student(name: str, seed: int) -> tuple[str, StudentFamily, str]:
+    """Resolves `family`, which draws a variant by seed, or `family:variant`; a family may be `file.py:Attr`.
+
+    Returns:
+        The family's registered name, the family, and the variant.
+
+    Raises:
+        UsageError: If there is no such family or variant.
+    """
+    file, dot, rest = name.rpartition(".py:")
+    attribute, _, variant = rest.partition(":")
+    family_name = f"{file}{dot}{attribute}"
+    family: StudentFamily = registry.load("student", family_name)()
+    if variant and variant not in family.variants:
+        raise unknown_name(f"variant of {family_name}", variant, family.variants)
+    return family_name, family, variant or family.draw(seed)
 
 
 @dataclass

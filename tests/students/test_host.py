@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dgym import registry
 from dgym.errors import StudentError
 from dgym.fakes import FakeDomain, FakeFamily
 from dgym.models.recipe import Recipe
-from dgym.students.host import StudentConfig, StudentHost, local_student
+from dgym.students.host import StudentConfig, StudentHost, find_student, local_student
 
 PROBLEMS = FakeDomain().problems("feedback")
 
@@ -25,6 +27,15 @@ def test_a_base_is_loaded_once_for_many_tenants() -> None:
     assert (host.stats().loads, host.stats().tenants) == (1, 3)
     host.open("four", config("b"))
     assert host.stats().loads == 2
+
+
+@pytest.mark.parametrize(("variant", "drawn"), [("", "b"), (":c", "c")])
+def test_a_student_may_come_from_a_file(tmp_path: Path, variant: str, drawn: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from dgym.fakes import FakeFamily as Mine")
+    name, family, found = find_student(f"{file}:Mine{variant}", seed=2)
+    assert (name, found) == (f"{file}:Mine", drawn)
+    assert isinstance(family, FakeFamily)
 
 
 def test_leases_end_twice_without_harm_and_are_then_unknown() -> None:
