@@ -25,12 +25,19 @@ iteration and *test* scores it; the last two are hidden."""
 
 SPLITS: tuple[Split, ...] = ("train", "feedback", "selection", "test")
 
+NEW_COMBINATION = "new-combination"
+"""The slice of a test split whose combinations no other split shows."""
+
 MEMORY_LIMIT = 1_000_000
 """Largest size of a policy's memory, in bytes of JSON."""
 
 
 # --------------------------------------------------------------------------------------------------------------
 # What is learned
+
+
+_BYTES: dict[str, str] = {"ser_json_bytes": "base64", "val_json_bytes": "base64"}
+# Images stand in JSON as base64.
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +49,18 @@ class Problem:
         prompt: What the student is asked, before any chat template.
         reference: A correct answer.
         skill: The gold skill, as the domain's authors see it; environments decide whether a teacher sees it.
+        images: What the prompt is about, as encoded files (PNG, JPEG).
+        slice: Part of a split that is also reported by itself, such as `"new-combination"`; else empty.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _BYTES
 
     id: str
     prompt: str
     reference: str
     skill: str
+    images: tuple[bytes, ...] = ()
+    slice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +71,13 @@ class Attempt:
         problem: What was asked.
         response: What the student wrote.
         score: The grade, in [0, 1].
+        measures: What the domain measures beside the grade, by name, such as precision and recall.
     """
 
     problem: Problem
     response: str
     score: float
+    measures: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def correct(self) -> bool:
@@ -104,12 +119,16 @@ class Example:
         response: The answer to learn.
         skill: What the teacher says it trains; a claim, used for probes and tables only.
         item: Index of the plan item that it came from.
+        images: What the prompt is about, as encoded files.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _BYTES
 
     prompt: str
     response: str
     skill: str | None = None
     item: int = 0
+    images: tuple[bytes, ...] = ()
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -125,6 +144,8 @@ class Budget:
         examples_total: Most examples submitted in the episode; `None` for no limit of its own.
         response_tokens_total: Most response tokens submitted in the episode, in words and single symbols as
             `count_tokens` counts them; `None` for no limit.
+        known_checks_total: How many examples of the episode a teacher may have the student asked before it
+            is trained on them (see `Plan.ask_known`).
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -132,6 +153,7 @@ class Budget:
     examples_per_iteration: int = 100
     examples_total: int | None = None
     response_tokens_total: int | None = None
+    known_checks_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +169,8 @@ class Rules:
         validation: `"split"` uses separate feedback and selection splits; `"paper"` uses the feedback split
             for both, as the paper does.
         verify: Whether examples that the domain knows to be wrong are rejected.
+        gate: Whether anything but malformed examples and what is over budget is rejected. Off, duplicates, wrong
+            examples and copies of hidden problems pass: for ablations only.
         test_every_iteration: Whether the test score of every iteration is recorded.
         share: The part of each evaluation split that is used, in (0, 1]: the same first problems for all.
         training_seed: Seed of all training.
@@ -162,6 +186,7 @@ class Rules:
     generations: int = 1
     validation: Literal["split", "paper"] = "split"
     verify: bool = True
+    gate: bool = True
     test_every_iteration: bool = False
     share: float = 1.0
     training_seed: int = 1
@@ -172,6 +197,29 @@ class Rules:
             raise ValueError("iterations must be at least 0 and generations at least 1")
         if not 0 < self.share <= 1:
             raise ValueError("share must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Curriculum:
+    """What the user wants taught, whatever the teacher thinks; for environments with skills.
+
+    Skills are named as the environment shows them.
+
+    Attributes:
+        include: Only these skills; empty for all.
+        exclude: Not these.
+        weights: How much a skill is wanted beside its needs; 1 for those not named.
+        caps: Most examples of a skill in one plan.
+        freeze: Skills whose trees stay as they are.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    caps: Mapping[str, int] = field(default_factory=dict)
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +236,7 @@ class Brief:
         iterations: How many rounds of data the episode has.
         protocol: Remaining rules, by name, such as `{"training": "retrain", "verify": true}`.
         tools: The catalogue of tools, where the domain has one.
+        subskills: Refinements of the domain's own skills that may be proposed in a skill tree, by skill.
     """
 
     domain: str
@@ -199,6 +248,7 @@ class Brief:
     iterations: int
     protocol: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()
+    subskills: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +260,16 @@ class Observation:
         response: What it answered.
         reference: A correct answer.
         correct: The verdict.
+        images: What the prompt is about, as encoded files.
     """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _BYTES
 
     prompt: str
     response: str
     reference: str
     correct: bool
+    images: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,12 +281,88 @@ class SkillReport:
         accuracy: Mean score on its feedback problems, in [0, 1].
         count: How many feedback problems it has.
         errors: The failed ones.
+        weight: How much the user wants of it, beside its needs; 1 unless the curriculum says otherwise.
+        cap: Most examples of it in one plan, as the curriculum says; `None` for no limit.
     """
 
     skill: str
     accuracy: float
     count: int
     errors: tuple[Observation, ...] = ()
+    weight: float = 1.0
+    cap: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subskill:
+    """A leaf of a skill tree.
+
+    Attributes:
+        name: Full name, such as `"chain_sum/with carry"`.
+        allocation: How many examples of it the student is to be trained on, at least 0.
+        data: How many examples of it are there to be trained on.
+        accuracy: The student's accuracy on those, from the latest probe, in [0, 1]; `None` before the first.
+    """
+
+    name: str
+    allocation: int
+    data: int = 0
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SkillTree:
+    """One skill, with the subskills that a teacher has grown so far, in the order of their growth.
+
+    Attributes:
+        skill: The skill's name.
+        subskills: The leaves.
+        frozen: Whether the curriculum forbids any change.
+    """
+
+    skill: str
+    subskills: tuple[Subskill, ...] = ()
+    frozen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a policy does to one skill tree.
+
+    Attributes:
+        skill: Which tree.
+        kind: `"explore"` grows new subskills, `"exploit"` changes the allocation of existing ones.
+        grow: Explore: names of new subskills.
+        data: Explore: allocation of each new subskill.
+        shift: Exploit: change of allocation by subskill, up or down.
+        why: The reason, in a few words, for whoever reads the episode.
+    """
+
+    skill: str
+    kind: Literal["explore", "exploit"]
+    grow: tuple[str, ...] = ()
+    data: int = 0
+    shift: Mapping[str, int] = field(default_factory=dict)
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One iteration as an environment with a history shows it.
+
+    Attributes:
+        iteration: Of the student before, from 0.
+        accuracy: Feedback accuracy by skill before.
+        actions: What the policy did.
+        reward: Change of feedback accuracy by skill that followed.
+        kept: Examples that the gate kept, by claimed skill.
+    """
+
+    iteration: int
+    accuracy: Mapping[str, float]
+    actions: tuple[Action, ...] = ()
+    reward: Mapping[str, float] = field(default_factory=dict)
+    kept: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +390,15 @@ class State:
         seed: The teacher's random seed for this round; the only randomness a policy may use.
         score: The student's score on the feedback split, in [0, 1].
         observations: Open-ended: every feedback problem, without skill labels.
-        skills: Skill-list: accuracy and errors per skill.
+        skills: Skill-list and skill-tree: accuracy and errors per skill.
+        trees: Skill-tree: the tree of each skill, in the order of `skills`.
+        history: Skill-tree: what was done before and what came of it, oldest first.
         probes: Accuracy on the data taught so far, where the environment asked for it.
         rejected: Why examples of the last submission were rejected, as counts by reason.
         examples_left: How many more examples may be submitted in this round.
+        known: Of the last submission, how many examples the student was asked before training and how many
+            of them it knew (`{"asked": 20, "known": 7}`); empty where the policy did not ask.
+        known_checks_left: How many more examples the student may be asked.
         memory: What the policy returned with its last plan.
     """
 
@@ -273,26 +408,55 @@ class State:
     score: float
     observations: tuple[Observation, ...] = ()
     skills: tuple[SkillReport, ...] = ()
+    trees: tuple[SkillTree, ...] = ()
+    history: tuple[Turn, ...] = ()
     probes: tuple[Probe, ...] = ()
     rejected: Mapping[str, int] = field(default_factory=dict)
     examples_left: int = 0
+    known: Mapping[str, int] = field(default_factory=dict)
+    known_checks_left: int = 0
     memory: Any = None
 
 
 @dataclass(frozen=True, slots=True)
+class Past:
+    """What one earlier iteration leaves for an environment that keeps a history.
+
+    Attributes:
+        iteration: Of the student before it, from 0; data generations of one iteration share it.
+        feedback: Of that student.
+        actions: What the policy did to the trees, in order.
+        kept: Examples that the gate kept, as a teacher may know it, by claimed skill.
+    """
+
+    iteration: int
+    feedback: Feedback
+    actions: tuple[Action, ...] = ()
+    kept: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class StateContext:
-    """What the loop adds to feedback when a state is made; fields as in `State`."""
+    """What the loop adds to feedback when a state is made.
+
+    Attributes:
+        past: Earlier iterations, and earlier data generations of this one, oldest first.
+        iteration, seed, probes, rejected, examples_left, known, known_checks_left, memory: As in `State`.
+    """
 
     iteration: int
     seed: int
+    past: tuple[Past, ...] = ()
     probes: tuple[Probe, ...] = ()
     rejected: Mapping[str, int] = field(default_factory=dict)
     examples_left: int = 0
+    known: Mapping[str, int] = field(default_factory=dict)
+    known_checks_left: int = 0
     memory: Any = None
 
     def fields(self) -> dict[str, Any]:
-        """Returns the fields by name, to build a `State` from."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Returns the fields that a `State` shares, by name, to build one from."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "past"}
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -324,12 +488,17 @@ class Plan:
     """A policy's action: what data to write next.
 
     Attributes:
-        items: The specifications, in order.
+        items: The specifications, in order. In the skill-tree environment they follow from `actions`.
         memory: What the policy wants to be given back with the next state: JSON, at most 1 MB.
+        actions: Skill-tree: what to do to the trees.
+        ask_known: Whether to ask the student the written examples before it is trained on them, as far as the
+            budget's `known_checks_total` allows.
     """
 
     items: tuple[PlanItem, ...] = ()
     memory: Any = None
+    actions: tuple[Action, ...] = ()
+    ask_known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +511,7 @@ class Verdict:
         reason: Why not; empty when kept. One of `dgym.episode.REASONS`.
         correct: Whether the domain could compute that the response is right; `None` where it cannot say.
         tokens: Response tokens that it counted against the budget.
+        known: Whether the student knew the answer before; `None` where it was not asked.
     """
 
     example: Example
@@ -349,6 +519,7 @@ class Verdict:
     reason: str = ""
     correct: bool | None = None
     tokens: int = 0
+    known: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,6 +537,7 @@ class Step:
         best: Whether this is the best iteration so far on selection; ties go to the earlier.
         seconds: Wall-clock seconds by stage: `plan`, `generate`, `gate`, `train`, `answer`.
         train: What the trainer reports, such as `loss` and `tokens`.
+        probes: Accuracy on the data taught so far, where the environment asked for it.
     """
 
     iteration: int
@@ -378,6 +550,7 @@ class Step:
     best: bool = False
     seconds: Mapping[str, float] = field(default_factory=dict)
     train: Mapping[str, float] = field(default_factory=dict)
+    probes: tuple[Probe, ...] = ()
 
     @property
     def kept(self) -> tuple[Example, ...]:
@@ -417,7 +590,7 @@ class Domain(Protocol):
         """Says whether an example's response answers its prompt; `None` where that cannot be computed."""
         ...
 
-    def fingerprints(self, prompt: str) -> tuple[str, ...]:
+    def fingerprints(self, prompt: str, images: tuple[bytes, ...] = ()) -> tuple[str, ...]:
         """Returns what makes a problem that problem, without its template.
 
         The first is the problem's identity. Where the domain does not recognise the text, weaker forms follow.
@@ -437,12 +610,19 @@ class Generator(Protocol):
         """Returns the names of the domain's own kinds of problem."""
         ...
 
-    def infer_skill(self, prompt: str) -> str | None:
-        """Recognises a problem's kind from its text alone."""
+    def subskills(self, skill: str) -> Sequence[str]:
+        """Returns the refinements of a skill that `fresh` knows too, as full names `skill/refinement`."""
+        ...
+
+    def infer_skill(self, prompt: str, images: tuple[bytes, ...] = ()) -> str | None:
+        """Recognises a problem's kind from its text and images alone."""
         ...
 
     def fresh(self, skill: str, count: int, seed: int) -> list[Example]:
-        """Writes `count` distinct, correct examples of the train split; `skill` may be off the domain."""
+        """Writes `count` distinct, correct examples of the train split.
+
+        `skill` may also be a refinement, or a kind off the domain.
+        """
         ...
 
     def off_domain(self) -> Sequence[str]:
@@ -488,6 +668,15 @@ class Student(Protocol):
 
     def close(self) -> None:
         """Gives back the memory; closing twice is harmless."""
+        ...
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """What a domain offers that measures more of a response than its grade."""
+
+    def measures(self, problem: Problem, response: str) -> Mapping[str, float]:
+        """Measures a response, by name, each in [0, 1]; never raises on what a student wrote."""
         ...
 
 
@@ -549,6 +738,23 @@ class Environment(Protocol):
 
 
 @runtime_checkable
+class SkillOrganisation(Protocol):
+    """What an environment has that organises skills: it carries out plans, and chooses among the data."""
+
+    def expand(self, plan: Plan, state: State) -> Plan:
+        """Returns the plan as it is carried out: within the curriculum, actions turned into items.
+
+        Raises:
+            TeacherError: If the plan does not fit the environment.
+        """
+        ...
+
+    def training_set(self, examples: Sequence[Example], context: StateContext) -> Sequence[Example]:
+        """Chooses from all kept examples, oldest first, those that the student is trained on (`retrain` only)."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """Decides what data to write, from Brief and State alone."""
 
@@ -563,6 +769,42 @@ class Engine(Protocol):
 
     def generate(self, brief: Brief, item: PlanItem) -> Sequence[Example]:
         """Returns up to `item.count` examples; all randomness comes from `item.seed`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message to a language model.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said.
+        images: What it is about, as encoded files.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = _BYTES
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+    images: tuple[bytes, ...] = ()
+
+
+@runtime_checkable
+class Chat(Protocol):
+    """A language model that answers in JSON.
+
+    Attributes:
+        model: Which one, for caches and tables.
+    """
+
+    model: str
+
+    def complete(self, messages: Sequence[Message], schema: Mapping[str, Any], seed: int) -> Any:
+        """Returns a JSON value that fits the JSON schema.
+
+        Raises:
+            TeacherError: If the model gives none.
+        """
         ...
 
 
@@ -583,6 +825,8 @@ class Teacher:
         state_blind: Whether no policy looks at the state. Such a teacher runs once per cell and counts in
             every track.
         ranked: Whether it is ranked; controls and the ceiling are shown beside the ranking.
+        twin: Of a teacher that does not look at the student: the name of the one that does and otherwise
+            acts alike; empty for all others.
     """
 
     name: str
@@ -594,6 +838,7 @@ class Teacher:
     budget_factor: int = 1
     state_blind: bool = False
     ranked: bool = True
+    twin: str = ""
 
 
 class Pool(Protocol):
@@ -660,5 +905,5 @@ def from_json(kind: type[T], value: Any) -> T:
         pydantic.ValidationError: If the value does not fit the record.
     """
     key: Any = kind
-    result: T = _adapter(key).validate_python(value)
+    result: T = _adapter(key).validate_json(json.dumps(value))
     return result

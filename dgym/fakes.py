@@ -28,6 +28,7 @@ _OFF_DOMAIN: Final = ("shout",)
 _PER_SKILL: Final[dict[Split, int]] = {"feedback": 20, "selection": 20, "test": 40}
 _EVALUATION: Final[tuple[Split, ...]] = ("feedback", "selection", "test")
 _SIZE = 1_000
+_PARTS: Final = {"small": (0, _SIZE // 2), "large": (_SIZE // 2, _SIZE)}
 
 
 class FakeDomain:
@@ -51,7 +52,7 @@ class FakeDomain:
         answer = _solve(example.prompt)
         return None if answer is None else example.response.strip() == answer
 
-    def fingerprints(self, prompt: str) -> tuple[str, ...]:
+    def fingerprints(self, prompt: str, images: tuple[bytes, ...] = ()) -> tuple[str, ...]:
         """Returns the prompt itself, or its words where it is of another form."""
         known = _solve(prompt) is not None
         return (prompt.strip() if known else "text|" + " ".join(prompt.lower().split()),)
@@ -64,23 +65,28 @@ class FakeDomain:
         """Returns the four operations."""
         return tuple(_OPERATIONS)
 
+    def subskills(self, skill: str) -> Sequence[str]:
+        """Returns two refinements of each operation, by the first number."""
+        return tuple(f"{skill}/{part}" for part in _PARTS) if skill in _OPERATIONS else ()
+
     def off_domain(self) -> Sequence[str]:
         """Returns a kind of problem that is never tested."""
         return _OFF_DOMAIN
 
-    def infer_skill(self, prompt: str) -> str | None:
+    def infer_skill(self, prompt: str, images: tuple[bytes, ...] = ()) -> str | None:
         """Returns the first word where the prompt is of the known form."""
         return prompt.split(maxsplit=1)[0] if _solve(prompt) is not None else None
 
     def fresh(self, skill: str, count: int, seed: int) -> list[Example]:
         """Writes distinct, correct examples of the train split."""
-        if skill not in (*_OPERATIONS, *_OFF_DOMAIN):
+        word, _, part = skill.partition("/")
+        if word not in (*_OPERATIONS, *_OFF_DOMAIN) or part not in ("", *_PARTS):
             raise unknown_name("fake skill", skill, _OPERATIONS)
         rng = random.Random(derive_seed("fake", skill, seed))
         out: dict[str, Example] = {}
         while len(out) < count:
-            a, b = rng.randrange(_SIZE), rng.randrange(_SIZE)
-            prompt = f"{skill} {a} {b}"
+            a, b = rng.randrange(*_PARTS.get(part, (0, _SIZE))), rng.randrange(_SIZE)
+            prompt = f"{word} {a} {b}"
             if _split_of(prompt) == "train":
                 out[prompt] = Example(prompt, _solve(prompt) or f"{a} {b}!", skill)
         return list(out.values())

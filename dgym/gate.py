@@ -32,6 +32,12 @@ HIDDEN_REASONS: Final = frozenset({"overlap-selection", "overlap-test"})
 MAX_CHARACTERS: Final = 20_000
 """Longest prompt or response."""
 
+MAX_IMAGES: Final = 8
+"""Most images of an example."""
+
+MAX_IMAGE_BYTES: Final = 2_000_000
+"""Largest encoded image."""
+
 NGRAM: Final = 13
 """Length in words of the n-grams compared for free text (Brown et al. 2020, appendix C)."""
 
@@ -108,10 +114,11 @@ class Gate:
         index: Finds repeated evaluation problems; may be shared by episodes.
         budget: Limits on what is submitted.
         verify: Whether to reject examples that are known to be wrong.
+        open_: Whether to let everything pass that is well formed and within the budget; for ablations.
     """
 
-    def __init__(self, domain: Domain, index: OverlapIndex, budget: Budget, verify: bool) -> None:
-        self._domain, self._index, self._budget, self._verify = domain, index, budget, verify
+    def __init__(self, domain: Domain, index: OverlapIndex, budget: Budget, verify: bool, open_: bool = False) -> None:
+        self._domain, self._index, self._budget, self._verify, self._open = domain, index, budget, verify, open_
         self._seen: set[str] = set()
         self._submitted = 0
         self._this_iteration = 0
@@ -148,9 +155,9 @@ class Gate:
         self._tokens += tokens
         if not well_formed:
             return Verdict(example, False, "malformed")
-        prints = self._domain.fingerprints(example.prompt)
+        prints = self._domain.fingerprints(example.prompt, example.images)
         correct = self._domain.check(example)
-        reason = self._reason(example, prints, correct)
+        reason = "" if self._open else self._reason(example, prints, correct)
         if not reason:
             self._seen.add(prints[0])
         return Verdict(example, not reason, reason, correct, tokens)
@@ -174,6 +181,8 @@ def _well_formed(given: object) -> tuple[Example, bool]:
     if not isinstance(given, Example):
         return Example(prompt=_shown(given), response=""), False
     texts = (given.prompt, given.response)
+    if not _images_fit(given.images):
+        return Example(_shown(given.prompt), _shown(given.response)), False
     if not all(isinstance(t, str) for t in texts) or not isinstance(given.skill, str | None):
         return Example(prompt=_shown(given), response=""), False
     try:
@@ -183,6 +192,14 @@ def _well_formed(given: object) -> tuple[Example, bool]:
     if not all(t.strip() and len(t) <= MAX_CHARACTERS for t in texts):
         return Example(given.prompt[:200], given.response[:200], given.skill, given.item), False
     return given, True
+
+
+def _images_fit(images: object) -> bool:
+    return (
+        isinstance(images, tuple)
+        and len(images) <= MAX_IMAGES
+        and all(isinstance(i, bytes) and 0 < len(i) <= MAX_IMAGE_BYTES for i in images)
+    )
 
 
 def _shown(given: object) -> str:

@@ -23,16 +23,30 @@ from dgym.errors import DgymError, UsageError, one_line, unknown_name
 BUILTIN: Final[dict[str, dict[str, str]]] = {
     "domain": {
         "math": "dgym.domains.math:MathDomain",
+        "code": "dgym.domains.code:CodeDomain",
+        "tools": "dgym.domains.tools:ToolsDomain",
+        "tools-all": "dgym.domains.tools:WholeCatalogue",
+        "vqa": "dgym.domains.vqa:VqaDomain",
         "fake": "dgym.fakes:FakeDomain",
     },
     "environment": {
         "open-ended": "dgym.environments.open_ended:OpenEnded",
         "skill-list": "dgym.environments.skill_list:SkillList",
+        "skill-tree": "dgym.environments.skill_tree:SkillTreeEnvironment",
     },
     "teacher": {
         "uniform": "dgym.teachers.builtin:uniform",
         "random": "dgym.teachers.builtin:random_skills",
         "weakness": "dgym.teachers.builtin:weakness",
+        "weakness-blind": "dgym.teachers.builtin:weakness_blind",
+        "bandit": "dgym.teachers.builtin:bandit",
+        "bandit-blind": "dgym.teachers.builtin:bandit_blind",
+        "threshold": "dgym.teachers.builtin:threshold",
+        "random-tree": "dgym.teachers.builtin:random_tree",
+        "alternating": "dgym.teachers.builtin:alternating",
+        "alternating-blind": "dgym.teachers.builtin:alternating_blind",
+        "fill-balanced": "dgym.teachers.builtin:fill_balanced",
+        "fill-balanced-blind": "dgym.teachers.builtin:fill_balanced_blind",
         "no-data": "dgym.teachers.builtin:no_data",
         "wrong-answers": "dgym.teachers.builtin:wrong_answers",
         "off-domain": "dgym.teachers.builtin:off_domain",
@@ -40,7 +54,18 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
     },
     "student": {
         "micro-math": "dgym.students.micro:micro_math",
+        "micro-code": "dgym.students.micro:micro_code",
+        "micro-tools": "dgym.students.micro:micro_tools",
+        "micro-vqa": "dgym.students.micro:micro_vqa",
         "fake": "dgym.fakes:fake_student",
+    },
+    "sandbox": {
+        "namespaces": "dgym.sandbox.namespaces:Namespaces",
+        "bubblewrap": "dgym.sandbox.bubblewrap:Bubblewrap",
+        "unsafe": "dgym.sandbox.unsafe:Unsafe",
+    },
+    "chat": {
+        "fake": "dgym.fake_chat:FakeChat",
     },
     "backend": {
         "local": "dgym.bench:LocalBackend",
@@ -54,7 +79,7 @@ KINDS: Final = tuple(BUILTIN)
 
 def group(kind: str) -> str:
     """Returns the entry-point group of a kind, such as `dgym.teachers`."""
-    return f"dgym.{kind}s"
+    return f"dgym.{kind}es" if kind.endswith("x") else f"dgym.{kind}s"
 
 
 @lru_cache(maxsize=8)

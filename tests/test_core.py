@@ -12,17 +12,24 @@ from pydantic import ValidationError
 from dgym import core
 from dgym.core import count_tokens, derive_seed, digest, from_json, to_json
 
-PROBLEM = core.Problem("p", "What is 1 + 1?", "2", "sum")
-ATTEMPT = core.Attempt(PROBLEM, "3", 0.5)
+PNG = b"\x89PNG\r\n\x00\xff"
+PROBLEM = core.Problem("p", "What is 1 + 1?", "2", "sum", (PNG,), "new-combination")
+ATTEMPT = core.Attempt(PROBLEM, "3", 0.5, {"precision": 0.25})
 FEEDBACK = core.Feedback("feedback", (ATTEMPT,))
-EXAMPLE = core.Example("a prompt", "a response", "sum", 3)
-SEEN = core.Observation("a prompt", "3", "2", False)
-REPORT = core.SkillReport("sum", 0.25, 4, (SEEN,))
+EXAMPLE = core.Example("a prompt", "a response", "sum", 3, (PNG,))
+SEEN = core.Observation("a prompt", "3", "2", False, (PNG, PNG))
+REPORT = core.SkillReport("sum", 0.25, 4, (SEEN,), 2.0, 5)
 PROBE = core.Probe("sum", 0.75, 8)
-BUDGET = core.Budget(7, 20, 300)
+BUDGET = core.Budget(7, 20, 300, 30)
 ITEM = core.PlanItem(3, "write", "sum", (SEEN,), 2**62)
-PLAN = core.Plan((ITEM, ITEM), {"kept": [1, None, "é"]})
-VERDICT = core.Verdict(EXAMPLE, False, "incorrect", False, 2)
+LEAF = core.Subskill("sum/carry", 5, 3, 0.5)
+TREE = core.SkillTree("sum", (LEAF,), True)
+ACTION = core.Action("sum", "exploit", ("sum/carry",), 4, {"sum/carry": -2}, "too easy")
+TURN = core.Turn(1, {"sum": 0.5}, (ACTION,), {"sum": -0.25}, {"sum/carry": 3})
+PAST = core.Past(2, FEEDBACK, (ACTION,), {"sum/carry": 3})
+PLAN = core.Plan((ITEM, ITEM), {"kept": [1, None, "é"]}, (ACTION,), True)
+VERDICT = core.Verdict(EXAMPLE, False, "incorrect", False, 2, True)
+KNOWN = {"asked": 4, "known": 1}
 RECORDS = [
     PROBLEM,
     ATTEMPT,
@@ -33,13 +40,24 @@ RECORDS = [
     PROBE,
     BUDGET,
     ITEM,
+    LEAF,
+    TREE,
+    ACTION,
+    TURN,
+    PAST,
     PLAN,
     VERDICT,
-    core.Rules(5, BUDGET, "continue", 2, "paper", False, True, 0.5, 3, 4),
-    core.Brief("d", "e", "text", "form", {"type": "object"}, BUDGET, 5, {"verify": True}, ({"name": "tool"},)),
-    core.State("e", 1, 2**62, 0.5, (SEEN,), (REPORT,), (PROBE,), {"duplicate": 2}, 9, {"a": [1]}),
-    core.StateContext(1, 2**62, (PROBE,), {"duplicate": 2}, 9, [1]),
-    core.Step(1, FEEDBACK, FEEDBACK, None, (PLAN,), (VERDICT,), 4, True, {"plan": 0.5}, {"loss": 1.5}),
+    core.Message("user", "What is this?", (PNG,)),
+    core.Curriculum(("sum",), ("angle",), {"sum": 2.0}, {"sum": 9}, ("sum",)),
+    core.Rules(5, BUDGET, "continue", 2, "paper", False, False, True, 0.5, 3, 4),
+    core.Brief(
+        "d", "e", "text", "form", {"type": "object"}, BUDGET, 5, {"verify": True}, ({"name": "tool"},), {"sum": ("a",)}
+    ),
+    core.State(
+        "e", 1, 2**62, 0.5, (SEEN,), (REPORT,), (TREE,), (TURN,), (PROBE,), {"duplicate": 2}, 9, KNOWN, 3, {"a": [1]}
+    ),
+    core.StateContext(1, 2**62, (PAST,), (PROBE,), {"duplicate": 2}, 9, KNOWN, 3, [1]),
+    core.Step(1, FEEDBACK, FEEDBACK, None, (PLAN,), (VERDICT,), 4, True, {"plan": 0.5}, {"loss": 1.5}, (PROBE,)),
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

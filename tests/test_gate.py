@@ -17,7 +17,7 @@ WRONG = Example("add 1 2", "4")
 class FreeText(FakeDomain):
     """A domain that recognises no text."""
 
-    def fingerprints(self, prompt):
+    def fingerprints(self, prompt, images=()):
         return ("text|" + prompt,)
 
     def check(self, example):

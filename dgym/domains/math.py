@@ -13,27 +13,21 @@ What this module does not know: who asks, what a teacher sees, how a student is 
 
 from __future__ import annotations
 
-import hashlib
-import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from math import gcd, isqrt
 from typing import Any
 
-from dgym.core import Example, Problem, Split, derive_seed
-from dgym.errors import DomainError, unknown_name
-
-VERSION = "1"
+from dgym.core import Example, Problem
+from dgym.domains.procedural import ProceduralDomain, Task, words_of
+from dgym.errors import DomainError
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
-
-SPLIT_SHARES: tuple[tuple[Split, int], ...] = (("train", 70), ("feedback", 10), ("selection", 10), ("test", 10))
-"""Percentage of all fingerprints that belongs to each split."""
 
 
 @dataclass(frozen=True)
@@ -274,9 +268,6 @@ OFF_DOMAIN: dict[str, Mapping[str, Any]] = {
 }
 """Generators whose problems this domain does not test: material for the off-domain control."""
 
-PROBLEMS_PER_SKILL: dict[Split, int] = {"feedback": 50, "selection": 50, "test": 100}
-
-_DATA_SET_SEED = 20_241_006
 _WORD_OPERATORS = {"plus": "+", "minus": "-", "times": "*", "over": "/"}
 
 
@@ -296,20 +287,6 @@ def parse(prompt: str) -> tuple[str, Parsed] | None:
     return None
 
 
-def split_of(fingerprint: str) -> Split:
-    """Returns the split that a fingerprint belongs to, by hash, in the proportions of `SPLIT_SHARES`."""
-    place = int.from_bytes(hashlib.blake2b(fingerprint.encode(), digest_size=8).digest(), "big") % 100
-    for split, share in SPLIT_SHARES:
-        place -= share
-        if place < 0:
-            return split
-    raise AssertionError("the shares add up to 100")
-
-
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"[a-z0-9.+*/=-]+", text.lower()))
-
-
 def _loose(text: str) -> str:
     """Numbers and operators of a text in order: what is left of a problem told in other words."""
     for word, symbol in _WORD_OPERATORS.items():
@@ -324,24 +301,84 @@ def _dataset(generator: str, config: Mapping[str, Any], seed: int) -> Any:
     return reasoning_gym.create_dataset(generator, seed=seed, size=10_000_000, **config)
 
 
-def _entries(generator: str, config: Mapping[str, Any], seed: int) -> Iterator[tuple[str, str]]:
-    """Yields question and answer without end, stripped."""
-    data = _dataset(generator, config, seed % 2**31)
-    for index in range(len(data)):
-        entry = data[index]
-        yield entry["question"].strip(), str(entry["answer"]).strip()
-
-
 @lru_cache(maxsize=32)
 def _scorer(skill: str) -> Any:
     return _dataset(skill, KINDS[skill].config, 0)
 
 
-class MathDomain:
-    """The domain `math` (see the module's text); also a `dgym.core.Generator`."""
+def _sum_part(parsed: Parsed) -> str:
+    if "-" not in parsed.operands:
+        a, b = parsed.operands.split("+")
+        return "sum with carry" if int(a[-1]) + int(b[-1]) > 9 else "sum without carry"
+    return "difference below zero" if parsed.answer.startswith("-") else "difference"
+
+
+def _equation_part(parsed: Parsed) -> str:
+    if parsed.operands.startswith("-"):
+        return "subtracted variable"
+    return "added constant" if "+" in parsed.operands else "subtracted constant"
+
+
+def _duration_part(parsed: Parsed) -> str:
+    hours = int(parsed.answer.partition(":")[0])
+    return "under six hours" if 0 <= hours < 6 else "six to twelve hours" if 0 <= hours < 12 else "over twelve hours"
+
+
+def _ranges(value: Callable[[Parsed], float], *limits: tuple[float, str]) -> Callable[[Parsed], str]:
+    """Names a part by the first limit that the value is below."""
+    return lambda parsed: next(name for limit, name in limits if value(parsed) < limit)
+
+
+_ANY = float("inf")
+
+
+def _width(parsed: Parsed) -> float:
+    start, _, end = parsed.operands.partition("..")
+    return float(int(end) - int(start))
+
+
+def _factor(parsed: Parsed) -> float:
+    return float(parsed.metadata["numerator"] // parsed.metadata["simplified_numerator"])
+
+
+REFINEMENTS: dict[str, tuple[tuple[str, ...], Callable[[Parsed], str]]] = {
+    "chain_sum": (("sum without carry", "sum with carry", "difference", "difference below zero"), _sum_part),
+    "decimal_chain_sum": (("sum without carry", "sum with carry", "difference", "difference below zero"), _sum_part),
+    "simple_equations": (("added constant", "subtracted constant", "subtracted variable"), _equation_part),
+    "simple_geometry": (
+        ("acute below 45", "acute", "right or obtuse"),
+        _ranges(lambda p: float(p.answer), (45, "acute below 45"), (90, "acute"), (_ANY, "right or obtuse")),
+    ),
+    "gcd": (
+        ("no common factor", "small factor", "large factor"),
+        _ranges(lambda p: float(p.answer), (2, "no common factor"), (6, "small factor"), (_ANY, "large factor")),
+    ),
+    "number_filtering": (
+        ("keep larger", "keep smaller", "remove larger", "remove smaller"),
+        lambda p: " ".join(p.operands.split()[:2]),
+    ),
+    "leg_counting": (
+        ("few legs", "more legs", "many legs"),
+        _ranges(lambda p: float(p.answer), (30, "few legs"), (60, "more legs"), (_ANY, "many legs")),
+    ),
+    "time_intervals": (("under six hours", "six to twelve hours", "over twelve hours"), _duration_part),
+    "count_primes": (
+        ("narrow range", "middle range", "wide range"),
+        _ranges(_width, (25, "narrow range"), (60, "middle range"), (_ANY, "wide range")),
+    ),
+    "fraction_simplification": (
+        ("factor 2 or 3", "factor 4 to 6", "larger factor"),
+        _ranges(_factor, (4, "factor 2 or 3"), (7, "factor 4 to 6"), (_ANY, "larger factor")),
+    ),
+}
+"""The parts of each skill, and what tells which one a problem belongs to."""
+
+
+class MathDomain(ProceduralDomain):
+    """The domain `math` (see the module's text)."""
 
     name = "math"
-    version = VERSION
+    version = "2"
     description = (
         "Short mathematical problems in English: sums of whole and decimal numbers, equations in one variable, "
         "angles, common divisors, filtering lists, counting legs and primes, durations, "
@@ -352,38 +389,54 @@ class MathDomain:
         "or a list (\"['56', '25']\")."
     )
 
-    def problems(self, split: Split) -> Sequence[Problem]:
-        """Returns the fixed problems of an evaluation split; `train` has none of its own."""
-        return _problems(split)
+    def refinements(self) -> Mapping[str, Sequence[str]]:
+        """Returns the parts of each skill: signs, carries, sizes."""
+        return {skill: parts for skill, (parts, _) in REFINEMENTS.items()}
 
-    def grade(self, problem: Problem, response: str) -> float:
-        """Returns 1.0 where the library's scorer gives full marks for the stripped response, else 0.0."""
-        found = parse(problem.prompt)
+    def off_domain(self) -> Sequence[str]:
+        """Returns kinds of problem that `fresh` can write and the domain never tests."""
+        return tuple(OFF_DOMAIN)
+
+    def stream(self, skill: str, seed: int) -> Iterator[tuple[Task, Example]]:
+        """Draws the library's problems, with its answers.
+
+        Raises:
+            DomainError: If the library writes a sentence that is not known here.
+        """
+        config = KINDS[skill].config if skill in KINDS else OFF_DOMAIN[skill]
+        data = _dataset(skill, config, seed % 2**31)
+        for index in range(len(data)):
+            entry = data[index]
+            question, answer = entry["question"].strip(), str(entry["answer"]).strip()
+            if skill in OFF_DOMAIN:
+                task: Task | None = Task(skill, question, answer)
+            else:
+                task = self.parse(question)
+            if task is None:
+                raise DomainError(f"reasoning-gym's {skill!r} writes a sentence dgym does not know: {question!r}.")
+            yield replace(task, answer=answer), Example(question, answer, skill)
+
+    def parse(self, prompt: str, images: tuple[bytes, ...] = ()) -> Task | None:
+        """Recognises a problem from its text."""
+        found = parse(prompt)
         if found is None:
-            raise DomainError(f"The math problem {problem.id!r} is of no known kind: {problem.prompt[:80]!r}.")
-        return 1.0 if self._right(*found, response) else 0.0
+            return None
+        skill, parsed = found
+        return Task(skill, parsed.operands, parsed.answer, REFINEMENTS[skill][1](parsed), data=parsed)
 
-    def check(self, example: Example) -> bool | None:
-        """Grades an example's response where its prompt is of a known kind, else returns `None`."""
-        found = parse(example.prompt)
-        return None if found is None else self._right(*found, example.response)
-
-    @staticmethod
-    def _right(skill: str, parsed: Parsed, response: str) -> bool:
-        entry = {"answer": parsed.answer, "metadata": parsed.metadata}
+    def right(self, task: Task, response: str) -> bool:
+        """Whether the library's scorer gives full marks for the stripped response."""
+        entry = {"answer": task.data.answer, "metadata": task.data.metadata}
         try:
-            return bool(_scorer(skill).score_answer(response.strip(), entry) == 1.0)
+            return bool(_scorer(task.skill).score_answer(response.strip(), entry) == 1.0)
         except Exception:  # the library's scorers raise on some free text, in many ways
             return False
 
-    def fingerprints(self, prompt: str) -> tuple[str, ...]:
+    def fingerprints(self, prompt: str, images: tuple[bytes, ...] = ()) -> tuple[str, ...]:
         """Returns the operands of a known kind; for any other text its words, and its bare numbers."""
-        found = parse(prompt)
-        if found is not None:
-            return (f"{found[0]}|{found[1].operands}",)
+        known = super().fingerprints(prompt, images)
         loose = _loose(prompt)
-        numbers = loose.count(" ") >= 1
-        return (f"text|{_words(prompt)}", loose) if numbers else (f"text|{_words(prompt)}",)
+        return (*known, loose) if known[0].startswith("text|") and " " in loose else known
 
     def overlap_keys(self, problem: Problem) -> tuple[str, ...]:
         """Returns every fingerprint under which a copy of a hidden problem would show."""
@@ -392,75 +445,4 @@ class MathDomain:
             return self.fingerprints(problem.prompt)
         matched = KINDS[found[0]].pattern.search(problem.prompt)
         assert matched is not None
-        return (*self.fingerprints(problem.prompt), f"text|{_words(problem.prompt)}", _loose(matched[0]))
-
-    # Generator: what privileged engines may use -----------------------------------------------------------
-
-    def skills(self) -> Sequence[str]:
-        """Returns the names of the domain's skills."""
-        return tuple(KINDS)
-
-    def off_domain(self) -> Sequence[str]:
-        """Returns kinds of problem that `fresh` can write and the domain never tests."""
-        return tuple(OFF_DOMAIN)
-
-    def infer_skill(self, prompt: str) -> str | None:
-        """Recognises a problem's skill from its text."""
-        found = parse(prompt)
-        return None if found is None else found[0]
-
-    def fresh(self, skill: str, count: int, seed: int) -> list[Example]:
-        """Writes distinct, correct examples of the train split.
-
-        Raises:
-            UsageError: If there is no such skill.
-            DomainError: If the skill has fewer than `count` distinct problems.
-        """
-        config = KINDS[skill].config if skill in KINDS else OFF_DOMAIN.get(skill)
-        if config is None:
-            raise unknown_name("math skill", skill, (*KINDS, *OFF_DOMAIN))
-        out: list[Example] = []
-        seen: set[str] = set()
-        for tries, (question, answer) in enumerate(_entries(skill, config, derive_seed("math", skill, seed))):
-            if len(out) == count:
-                break
-            if tries > 200 * (count + 10):
-                raise DomainError(f"The skill {skill!r} has no {count} distinct problems.")
-            key = self.fingerprints(question)[0]
-            if key not in seen and (skill in OFF_DOMAIN or split_of(key) == "train"):
-                seen.add(key)
-                out.append(Example(prompt=question, response=answer, skill=skill))
-        return out
-
-    def wrong_answer(self, example: Example, seed: int) -> Example:
-        """Returns the example with the answer of another problem of its kind."""
-        skill = self.infer_skill(example.prompt)
-        rng = random.Random(derive_seed("wrong", seed, example.prompt))
-        for _ in range(50):
-            other = self.fresh(skill or rng.choice(self.skills()), 1, rng.getrandbits(31))[0].response
-            wrong = Example(example.prompt, other, example.skill, example.item)
-            if other != example.response and self.check(wrong) is not True:
-                return wrong
-        raise DomainError(f"No wrong answer found for {example.prompt[:80]!r}.")
-
-
-@lru_cache(maxsize=4)
-def _problems(split: Split) -> tuple[Problem, ...]:
-    wanted = PROBLEMS_PER_SKILL.get(split, 0)
-    out: list[Problem] = []
-    for skill, kind in KINDS.items():
-        found: dict[str, Problem] = {}
-        for question, answer in _entries(skill, kind.config, derive_seed(_DATA_SET_SEED, skill)):
-            if len(found) == wanted:
-                break
-            parsed = parse(question)
-            if parsed is None:
-                raise DomainError(f"reasoning-gym's {skill!r} writes a sentence dgym does not know: {question!r}.")
-            key = f"{skill}|{parsed[1].operands}"
-            if key not in found and split_of(key) == split:
-                # The hash names neither skill nor split, and is no index into a generator.
-                name = hashlib.blake2b(f"{VERSION}\x1f{key}".encode(), digest_size=8).hexdigest()
-                found[key] = Problem(id=name, prompt=question, reference=answer, skill=skill)
-        out += found.values()
-    # In the order of their opaque names: neither place nor neighbours tell a problem's skill.
-    return tuple(sorted(out, key=lambda problem: problem.id))
+        return (*self.fingerprints(problem.prompt), f"text|{words_of(problem.prompt)}", _loose(matched[0]))

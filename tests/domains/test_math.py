@@ -12,7 +12,8 @@ import reasoning_gym
 
 from dgym.core import Budget, Example, Problem, derive_seed
 from dgym.domains import math as module
-from dgym.domains.math import KINDS, OFF_DOMAIN, PROBLEMS_PER_SKILL, MathDomain, parse, split_of
+from dgym.domains.math import KINDS, OFF_DOMAIN, MathDomain, parse
+from dgym.domains.procedural import split_of
 from dgym.episode import overlap_index
 from dgym.errors import DomainError, UsageError
 from dgym.gate import MAX_CHARACTERS, Gate
@@ -79,7 +80,7 @@ def test_there_are_more_than_5000_problems(skill):
 @pytest.mark.parametrize("split", SPLITS)
 def test_splits_have_their_size_and_their_own_problems(split):
     problems = MATH.problems(split)
-    assert Counter(p.skill for p in problems) == dict.fromkeys(KINDS, PROBLEMS_PER_SKILL[split])
+    assert Counter(p.skill for p in problems) == dict.fromkeys(KINDS, MathDomain.problems_per_skill[split])
     assert {split_of(MATH.fingerprints(p.prompt)[0]) for p in problems} == {split}
     # Neither place nor neighbours tell a skill.
     changes = sum(a.skill != b.skill for a, b in itertools.pairwise(problems))
@@ -87,7 +88,7 @@ def test_splits_have_their_size_and_their_own_problems(split):
 
 
 def test_splits_are_as_large_as_the_issue_asks():
-    assert PROBLEMS_PER_SKILL == {"feedback": 50, "selection": 50, "test": 100}
+    assert MathDomain.problems_per_skill == {"feedback": 50, "selection": 50, "test": 100}
     assert MATH.problems("train") == ()
 
 

@@ -43,7 +43,7 @@ class Capitals:
     def check(self, example: Example) -> bool | None:
         return None
 
-    def fingerprints(self, prompt: str) -> tuple[str, ...]:
+    def fingerprints(self, prompt: str, images: tuple[bytes, ...] = ()) -> tuple[str, ...]:
         return ("text|" + " ".join(prompt.lower().split()),)
 
     def overlap_keys(self, problem: Problem) -> tuple[str, ...]:
