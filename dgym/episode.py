@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,6 +23,9 @@ from dgym.core import (
     Environment,
     Example,
     Feedback,
+    Generator,
+    Measures,
+    Past,
     Plan,
     PlanItem,
     Policy,
@@ -29,6 +33,7 @@ from dgym.core import (
     Probe,
     Problem,
     Rules,
+    SkillOrganisation,
     Split,
     State,
     StateContext,
@@ -39,7 +44,7 @@ from dgym.core import (
     derive_seed,
 )
 from dgym.errors import DgymError, TeacherError, one_line
-from dgym.gate import Gate, OverlapIndex, told
+from dgym.gate import HIDDEN_REASONS, Gate, OverlapIndex, told
 
 PROBE_PER_SKILL = 20
 """How many of the latest kept examples of a skill a probe asks."""
@@ -84,7 +89,7 @@ def teach(loop: ClosedLoop, teacher: Teacher, pool: Pool) -> tuple[Verdict, ...]
     state = loop.observe()
     with loop.clock("plan"):
         plan = ask_policy(teacher.policies[loop.environment.name], loop.brief, state)
-    plan = loop.accept(plan)
+    plan = loop.accept(plan, state)
     with loop.clock("generate"):
         written = pool.generate(loop.brief, plan.items)
     return loop.submit(_collect(plan.items, written))
@@ -122,16 +127,22 @@ class ClosedLoop:
             budget=rules.budget,
             iterations=rules.iterations,
             protocol={"training": rules.training, "generations": rules.generations, "verify": rules.verify},
+            tools=tuple(getattr(domain, "tools", ())),
+            subskills=_subskills(domain),
         )
         if index is None:
             index = overlap_index(domain)
-        self._gate = Gate(domain, index, rules.budget, verify=rules.verify and not unverified)
+        self._gate = Gate(domain, index, rules.budget, verify=rules.verify and not unverified, open_=not rules.gate)
         self._memory: Any = None
         self._data: list[Example] = []
+        self._trained_on = 0
         self._plans: list[Plan] = []
         self._verdicts: list[Verdict] = []
         self._told: dict[str, int] = {}
         self._probes: tuple[Probe, ...] = ()
+        self._past: list[Past] = []
+        self._known: dict[str, int] = {}
+        self._known_left = rules.budget.known_checks_total
         self._asked = self._well_formed = 0
         self._steps: list[Step] = []
         self._best = 0.0
@@ -161,22 +172,32 @@ class ClosedLoop:
 
     def observe(self) -> State:
         """Makes the teacher's state from the latest feedback and what was told of the last submission."""
-        generation = len(self._plans)
-        return self.environment.observe(
-            self.last.feedback,
-            StateContext(
-                iteration=self.iteration,
-                seed=derive_seed("policy", *self._place(), generation),
-                probes=self._probes,
-                rejected=dict(self._told),
-                examples_left=self._gate.examples_left,
-                memory=self._memory,
-            ),
+        return self.environment.observe(self.last.feedback, self._context())
+
+    def _context(self) -> StateContext:
+        # Several data generations before one training share its allowance.
+        generations = max(1, self.rules.generations - len(self._plans))
+        return StateContext(
+            iteration=self.iteration,
+            seed=derive_seed("policy", *self._place(), len(self._plans)),
+            past=tuple(self._past),
+            probes=self._probes,
+            rejected=dict(self._told),
+            examples_left=-(-self._gate.examples_left // generations),
+            known=dict(self._known),
+            known_checks_left=self._known_left,
+            memory=self._memory,
         )
 
-    def accept(self, plan: Plan) -> Plan:
-        """Seeds a plan's items, and cuts them to what may still be submitted."""
-        left = self._gate.examples_left
+    def accept(self, plan: Plan, state: State) -> Plan:
+        """Has the environment carry out a plan, seeds its items, and cuts them to what may still be submitted.
+
+        Raises:
+            TeacherError: If the plan does not fit the environment.
+        """
+        if isinstance(self.environment, SkillOrganisation):
+            plan = self.environment.expand(plan, state)
+        left = min(self._gate.examples_left, state.examples_left)
         items: list[PlanItem] = []
         for index, item in enumerate(plan.items):
             count = min(item.count, left)
@@ -184,7 +205,7 @@ class ClosedLoop:
                 left -= count
                 seed = derive_seed("item", *self._place(), len(self._plans), index)
                 items.append(replace(item, count=count, seed=seed))
-        plan = Plan(tuple(items), plan.memory)
+        plan = replace(plan, items=tuple(items))
         self._memory = plan.memory
         self._plans.append(plan)
         self._asked += sum(item.count for item in items)
@@ -196,9 +217,28 @@ class ClosedLoop:
             verdicts = self._gate.submit(examples)
         self._well_formed += sum(v.reason not in ("malformed", "over-budget") for v in verdicts)
         self._malformed = next((v.example.prompt for v in verdicts if v.reason == "malformed"), self._malformed)
+        plan = self._plans[-1] if self._plans else Plan()
+        verdicts = self._ask_known(verdicts) if plan.ask_known else verdicts
+        asked = [v.known for v in verdicts if v.known is not None]
+        self._known = {"asked": len(asked), "known": sum(asked)} if asked else {}
         self._verdicts += verdicts
         self._told = told(verdicts)
+        # What overlaps a hidden split looks kept, here as in all that a teacher is told.
+        looks_kept = (v for v in verdicts if v.kept or v.reason in HIDDEN_REASONS)
+        kept = Counter(v.example.skill for v in looks_kept if v.example.skill is not None)
+        self._past.append(Past(self.iteration, self.last.feedback, plan.actions, dict(kept)))
         return tuple(verdicts)
+
+    def _ask_known(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
+        """Asks the student the kept examples in order, as far as the budget for that goes."""
+        asked = [i for i, v in enumerate(verdicts) if v.kept][: self._known_left]
+        self._known_left -= len(asked)
+        with self.clock("answer"):
+            right = answers_right(self.student, self.domain, [verdicts[i].example for i in asked])
+        out = list(verdicts)
+        for i, known in zip(asked, right, strict=True):
+            out[i] = replace(out[i], known=known)
+        return out
 
     def learn(self) -> Step:
         """Trains the student on what was kept and evaluates it."""
@@ -206,11 +246,15 @@ class ClosedLoop:
         self._data += new
         retrain = self.rules.training == "retrain"
         seed = derive_seed("train", self.rules.training_seed, self.iteration + 1)
+        data: Sequence[Example] = self._data if retrain else new
+        if retrain and isinstance(self.environment, SkillOrganisation):
+            data = self.environment.training_set(data, self._context())
         with self.clock("train"):
-            report = self.student.train(self._data if retrain else new, seed=seed, fresh=retrain)
+            report = self.student.train(data, seed=seed, fresh=retrain)
         if self.environment.wants_probes:
             with self.clock("answer"):
-                self._probes = probe(self.student, self.domain, self._data)
+                self._probes = probe(self.student, self.domain, data if retrain else self._data)
+        self._trained_on = len(data) if retrain else len(self._data)
         self._gate.next_iteration()
         return self._evaluate(report)
 
@@ -256,10 +300,11 @@ class ClosedLoop:
             test=test,
             plans=tuple(self._plans),
             verdicts=tuple(self._verdicts),
-            examples_total=len(self._data),
+            examples_total=self._trained_on,
             best=best,
             seconds=dict(self._seconds),
             train=dict(report),
+            probes=self._probes,
         )
         self._plans, self._verdicts, self._seconds = [], [], {}
         self._steps.append(step)
@@ -273,10 +318,15 @@ def evaluate(student: Student, domain: Domain, split: Split, problems: Sequence[
     """Asks a student and grades its answers."""
     responses = student.answer(problems)
     attempts = (
-        Attempt(problem, response, domain.grade(problem, response))
+        Attempt(problem, response, domain.grade(problem, response), measured(domain, problem, response))
         for problem, response in zip(problems, responses, strict=True)
     )
     return Feedback(split, tuple(attempts))
+
+
+def measured(domain: Domain, problem: Problem, response: str) -> Mapping[str, float]:
+    """Returns what a domain measures of a response beside its grade, if it measures anything."""
+    return dict(domain.measures(problem, response)) if isinstance(domain, Measures) else {}
 
 
 def share_of(problems: Sequence[Problem], share: float) -> Sequence[Problem]:
@@ -302,13 +352,24 @@ def probe(student: Student, domain: Domain, examples: Sequence[Example]) -> tupl
     probes = []
     for skill in sorted(by_skill):
         asked = by_skill[skill][-PROBE_PER_SKILL:]
-        answers = student.answer([Problem(f"probe-{i}", e.prompt, e.response, skill) for i, e in enumerate(asked)])
-        right = [
-            a.strip() == e.response.strip() or domain.check(Example(e.prompt, a)) is True
-            for e, a in zip(asked, answers, strict=True)
-        ]
-        probes.append(Probe(skill, sum(right) / len(asked), len(asked)))
+        probes.append(Probe(skill, sum(answers_right(student, domain, asked)) / len(asked), len(asked)))
     return tuple(probes)
+
+
+def answers_right(student: Student, domain: Domain, examples: Sequence[Example]) -> list[bool]:
+    """Asks a student training examples and says which it answers rightly."""
+    problems = [Problem(f"example-{i}", e.prompt, e.response, e.skill or "", e.images) for i, e in enumerate(examples)]
+    return [
+        answer.strip() == example.response.strip() or domain.check(replace(example, response=answer)) is True
+        for example, answer in zip(examples, student.answer(problems) if problems else [], strict=True)
+    ]
+
+
+def _subskills(domain: Domain) -> dict[str, tuple[str, ...]]:
+    """Returns what may be proposed in a skill tree, where the domain has refinements of its own."""
+    if not isinstance(domain, Generator):
+        return {}
+    return {skill: tuple(domain.subskills(skill)) for skill in domain.skills()}
 
 
 def overlap_index(domain: Domain) -> OverlapIndex:
@@ -359,6 +420,8 @@ def ask_policy(policy: Policy, brief: Brief, state: State) -> Plan:
         or not all(isinstance(i, PlanItem) for i in made.items)
     ):
         raise TeacherError(f"The policy returned {type(made).__name__} where a Plan of PlanItems is due.")
+    if not isinstance(made.actions, Sequence):
+        raise TeacherError(f"The policy planned actions that are a {type(made.actions).__name__}, and no sequence.")
     if not all(isinstance(i.count, int) for i in made.items):
         raise TeacherError("The policy planned an item whose count is no whole number.")
     try:
@@ -368,7 +431,7 @@ def ask_policy(policy: Policy, brief: Brief, state: State) -> Plan:
     if len(memory) > MEMORY_LIMIT:
         raise TeacherError(f"The policy's memory has {len(memory)} bytes; {MEMORY_LIMIT} are allowed.")
     # A copy: an object that a policy keeps a hold on would differ between processes.
-    return replace(made, items=tuple(made.items), memory=json.loads(memory))
+    return replace(made, items=tuple(made.items), actions=tuple(made.actions), memory=json.loads(memory))
 
 
 def _collect(items: Sequence[PlanItem], written: Sequence[Sequence[Example] | DgymError]) -> list[object]:

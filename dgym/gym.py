@@ -7,6 +7,7 @@ from typing import Any
 
 from dgym import registry
 from dgym.core import Brief, Example, Plan, PlanItem, Rules, State
+from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, overlap_index
 from dgym.errors import DgymError
 from dgym.models.recipe import Recipe
@@ -26,7 +27,7 @@ class Gym:
     brief: Brief
 
     def __init__(self, environment: str, domain: str, config: StudentConfig, rules: Rules) -> None:
-        self._environment = registry.load("environment", environment)()
+        self._environment = make_environment(environment)
         self._domain = registry.load("domain", domain)()
         self._index = overlap_index(self._domain)
         self._config, self._rules = config, rules
@@ -57,7 +58,7 @@ class Gym:
         if loop is None or loop.done:
             raise DgymError("The episode is over; call reset()." if loop else "Call reset() first.")
         before = loop.last.selection.score
-        loop.accept(Plan((PlanItem(len(examples)),) if examples else ()))
+        loop.accept(Plan((PlanItem(len(examples)),) if examples else ()), loop.observe())
         loop.submit(examples)
         rejected = loop.observe().rejected
         step = loop.learn()

@@ -104,9 +104,10 @@ def test_training_seeds_depend_on_training_seed_and_iteration_only(play, scripte
 
 
 def test_several_generations_renew_the_state_and_train_once(play, scripted):
-    spy = scripted(lambda b, s: Plan((PlanItem(4),)))
+    spy = scripted(lambda b, s: Plan((PlanItem(9),)))
     played = play(spy, iterations=2, budget=10, generations=3)
-    assert [s.examples_left for s in spy.states] == [10, 6, 2] * 2
+    # They share what may be submitted before a training: a third of it, a half of the rest, the rest.
+    assert [s.examples_left for s in spy.states] == [4, 3, 3] * 2
     assert [s.iteration for s in spy.states] == [0, 0, 0, 1, 1, 1]
     assert len({s.seed for s in spy.states}) == len({i.seed for i in spy.items}) == 6
     assert len({s.observations for s in spy.states[:3]}) == 1

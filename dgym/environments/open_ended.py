@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dgym.core import Attempt, Feedback, Observation, State, StateContext
+from collections.abc import Sequence
+
+from dgym.core import Attempt, Example, Feedback, Observation, Plan, State, StateContext
 
 
 def observation(attempt: Attempt) -> Observation:
     """Returns what a teacher may see of an attempt: no name, no gold skill."""
-    return Observation(attempt.problem.prompt, attempt.response, attempt.problem.reference, attempt.correct)
+    problem = attempt.problem
+    return Observation(problem.prompt, attempt.response, problem.reference, attempt.correct, problem.images)
 
 
 class OpenEnded:
@@ -25,3 +28,11 @@ class OpenEnded:
             observations=tuple(observation(a) for a in feedback.attempts),
             **context.fields(),
         )
+
+    def expand(self, plan: Plan, state: State) -> Plan:
+        """Returns the plan as it is."""
+        return plan
+
+    def training_set(self, examples: Sequence[Example], context: StateContext) -> Sequence[Example]:
+        """Returns all examples."""
+        return examples

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgym import registry
-from dgym.core import Budget, Observation, PlanItem, SkillReport, State
+from dgym.core import Brief, Budget, Observation, PlanItem, SkillReport, State
 from dgym.fakes import FakeDomain
-from dgym.teachers import make_teacher
-from dgym.teachers.engines import Procedural
-from dgym.teachers.policies import allocate, chunks
+from dgym.gate import Gate, OverlapIndex
+from dgym.skills.curriculum import allocate, chunks
+from dgym.teachers import builtin, make_teacher
+from dgym.teachers.engines import Noisy, Procedural
 
 FAKE = FakeDomain()
 WEIGHTS = st.lists(st.integers(0, 1000).map(lambda n: n / 8), min_size=1, max_size=12)
@@ -136,7 +137,7 @@ def test_the_ceiling_is_uniform_with_ten_times_the_budget():
 def test_what_is_ranked_and_what_looks_at_the_state(name, ranked, blind):
     teacher = make_teacher(name)
     assert (teacher.ranked, teacher.state_blind, teacher.privileged) == (ranked, blind, True)
-    assert set(teacher.policies) >= {"open-ended", "skill-list"}
+    assert set(teacher.policies) >= {"open-ended", "skill-list", "skill-tree"}
     if blind:
         for environment, policy in teacher.policies.items():
             bad = state("open-ended", dict.fromkeys(FAKE.skills(), 0.0))
@@ -200,6 +201,27 @@ def test_weakness_raises_the_weak_skill(play, environment):
     assert Counter(e.skill for e in step.kept).most_common(1)[0][0] == "add"
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("weakness", "weakness_blind", "bandit", "bandit_blind", "threshold", "random_tree"),
+        *("alternating", "alternating_blind", "fill_balanced", "fill_balanced_blind"),
+    ],
+)
+def test_whole_episodes_spend_their_budget_and_teach(play, name):
+    teacher = getattr(builtin, name)()
+    for environment in teacher.policies:
+        for rules in ({}, {"training": "continue"}, {"generations": 2}):
+            played = play(teacher, environment=environment, budget=60, iterations=3, **rules)
+            assert [len(step.verdicts) for step in played.steps] == [0, 60, 60, 60]
+            assert played.steps[-1].feedback.score > played.steps[0].feedback.score
+            if environment == "skill-tree":
+                actions = [a for step in played.steps for plan in step.plans for a in plan.actions]
+                assert {a.kind for a in actions} == {"explore", "exploit"}
+                parts = [name for skill in FAKE.skills() for name in FAKE.subskills(skill)]
+                assert {e.skill for step in played.steps for e in step.kept} == set(parts)
+
+
 # The procedural engine -----------------------------------------------------------------------------------------
 
 
@@ -222,9 +244,57 @@ def test_a_named_skill_goes_before_an_inferred_one():
         assert {e.skill for e in Procedural().generate(brief_of("fake"), item)} == {skill}
 
 
+@pytest.mark.parametrize(
+    ("name", "prompts"),
+    [
+        ("add/small", "add small"),
+        ("add/part 2", "add any"),  # a refinement that the domain does not know
+        ("adding up", "larger any"),  # a discovered skill: what the errors are like decides
+        ("larger than/part 1", "larger any"),
+    ],
+)
+def test_examples_claim_what_the_plan_named(name, prompts):
+    like = (Observation("larger 1 2", "?", "2", False),)
+    examples = Procedural().generate(brief_of("fake"), PlanItem(30, skill=name, like=like, seed=1))
+    assert [e.skill for e in examples] == [name] * 30
+    kind, part = prompts.split()
+    assert {FAKE.infer_skill(e.prompt) for e in examples} == {kind}
+    small = [int(e.prompt.split()[1]) < 500 for e in examples]
+    assert all(small) == (part == "small")
+    assert {FAKE.check(e) for e in examples} == {True}
+
+
+def test_an_unknown_name_without_any_problem_gives_the_mixture():
+    examples = Procedural().generate(brief_of("fake"), PlanItem(8, skill="number sense", seed=1))
+    assert {FAKE.infer_skill(e.prompt) for e in examples} == set(FAKE.skills())
+    assert {e.skill for e in examples} == {"number sense"}
+
+
+def test_without_a_name_examples_claim_their_kind():
+    examples = Procedural().generate(brief_of("fake"), PlanItem(8, seed=1))
+    assert {e.skill for e in examples} == set(FAKE.skills())
+
+
 @given(st.integers(0, 2**63 - 1), st.integers(1, 30))
 def test_the_item_alone_decides(seed, count):
     item = PlanItem(count, seed=seed)
     first = Procedural().generate(brief_of("fake"), item)
     assert first == Procedural().generate(brief_of("fake", "skill-list"), item)
     assert len({e.prompt for e in first}) == count
+
+
+def test_a_noisy_writer_gets_some_answers_wrong_and_the_gate_catches_them():
+    brief = Brief("fake", "skill-list", "", "", {}, Budget(), 1)
+    item = PlanItem(60, seed=5)
+    domain = FakeDomain()
+
+    def wrong(share):
+        return [domain.check(e) is False for e in Noisy(Procedural(), share).generate(brief, item)]
+
+    assert sum(wrong(0.0)) == 0
+    assert sum(wrong(1.0)) == 60
+    assert 8 <= sum(wrong(0.3)) <= 28
+    assert wrong(0.3) == wrong(0.3)
+    gate = Gate(domain, OverlapIndex(domain, {}), Budget(60), verify=True)
+    reasons = [v.reason for v in gate.submit(make_teacher("weakness", {"noise": 0.3}).engine.generate(brief, item))]
+    assert reasons.count("incorrect") == sum(wrong(0.3))

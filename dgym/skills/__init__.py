@@ -1,0 +1,1 @@
+"""Skills: how problems are grouped, and how teachers refine the groups."""
