@@ -36,7 +36,7 @@ class Recipe(BaseModel):
     batch: int = Field(default=16, ge=1)
     warmup: float = Field(default=0.1, ge=0, le=1)
     cutoff: int = Field(default=256, ge=2)
-    max_new_tokens: int = Field(default=40, ge=1)
+    max_new_tokens: int = Field(default=48, ge=1)
 
     @classmethod
     def paper(cls) -> Recipe:

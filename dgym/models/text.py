@@ -1,4 +1,4 @@
-"""Token batches for causal language models: padding, loss labels, greedy generation.
+"""Token batches for language models, with or without images: padding, loss labels, greedy generation.
 
 Everything that trains or asks a text model goes through here, so that the base, training and answering can
 never see a prompt in two different shapes.
@@ -6,11 +6,13 @@ never see a prompt in two different shapes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+
+from dgym.models.prompts import Prompt
 
 IGNORED = -100
 """The label that PyTorch's cross-entropy leaves out."""
@@ -23,10 +25,12 @@ class Encoded:
     Attributes:
         prompt: Token ids that are read only, up to and including the mark after which the answer stands.
         answer: Token ids that bear loss, ending with the end-of-sequence token.
+        extras: What the model takes beside tokens; see `dgym.models.prompts.Prompt`.
     """
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.answer)
@@ -34,15 +38,17 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A right-padded training batch; every tensor has the shape (examples, longest length)."""
+    """A right-padded training batch; ids, mask and labels have the shape (examples, longest length)."""
 
     ids: torch.Tensor
     mask: torch.Tensor
     labels: torch.Tensor
+    extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> Batch:
         """Moves the batch to a device."""
-        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device))
+        extras = {k: v.to(device) for k, v in self.extras.items()}
+        return Batch(self.ids.to(device), self.mask.to(device), self.labels.to(device), extras)
 
 
 def pad_batch(items: Sequence[Encoded], pad: int) -> Batch:
@@ -56,12 +62,18 @@ def pad_batch(items: Sequence[Encoded], pad: int) -> Batch:
         ids[row, :end] = torch.tensor((*item.prompt, *item.answer))
         mask[row, :end] = 1
         labels[row, len(item.prompt) : end] = torch.tensor(item.answer)
-    return Batch(ids, mask, labels)
+    return Batch(ids, mask, labels, joined([e.extras for e in items]))
+
+
+def joined(extras: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Joins what several prompts give beside tokens, along the first dimension, in their order."""
+    names = dict.fromkeys(name for e in extras for name in e)
+    return {name: torch.cat([e[name] for e in extras if name in e]) for name in names}
 
 
 @torch.inference_mode()
 def generate(
-    model: Any, prompts: Sequence[Sequence[int]], pad: int, eos: int, max_new_tokens: int, batch_size: int = 128
+    model: Any, prompts: Sequence[Prompt], pad: int, eos: int, max_new_tokens: int, batch_size: int = 128
 ) -> list[list[int]]:
     """Answers prompts greedily, in batches of similar length.
 
@@ -69,7 +81,7 @@ def generate(
 
     Args:
         model: A transformers causal language model, on any device.
-        prompts: Token ids per prompt.
+        prompts: What is asked.
         pad: Token id for padding, on the left.
         eos: Token id that ends an answer.
         max_new_tokens: Longest answer.
@@ -78,16 +90,17 @@ def generate(
     Returns:
         Token ids per answer in the order of `prompts`, cut before the first end-of-sequence token.
     """
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
     answers: list[list[int]] = [[] for _ in prompts]
     for first in range(0, len(order), batch_size):
         chosen = order[first : first + batch_size]
-        length = max(len(prompts[i]) for i in chosen)
+        length = max(len(prompts[i].ids) for i in chosen)
         ids = torch.full((len(chosen), length), pad, dtype=torch.long)
         mask = torch.zeros((len(chosen), length), dtype=torch.long)
         for row, i in enumerate(chosen):
-            ids[row, length - len(prompts[i]) :] = torch.tensor(list(prompts[i]))
-            mask[row, length - len(prompts[i]) :] = 1
+            ids[row, length - len(prompts[i].ids) :] = torch.tensor(prompts[i].ids)
+            mask[row, length - len(prompts[i].ids) :] = 1
+        extras = {k: v.to(model.device) for k, v in joined([prompts[i].extras for i in chosen]).items()}
         out = model.generate(
             input_ids=ids.to(model.device),
             attention_mask=mask.to(model.device),
@@ -95,6 +108,7 @@ def generate(
             do_sample=False,
             pad_token_id=pad,
             eos_token_id=eos,
+            **extras,
         )
         for row, i in enumerate(chosen):
             tokens = out[row, length:].tolist()

@@ -55,7 +55,7 @@ def fine_tune(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 batch = pad_batch(items, pad).to(model.device)
-                logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+                logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **batch.extras).logits
                 targets = batch.labels[:, 1:]
                 loss = torch.nn.functional.cross_entropy(
                     logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED

@@ -7,6 +7,7 @@ fine-tuning, a copy of its own. Opening a tenant, training and answering never r
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import threading
@@ -18,11 +19,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
 from dgym.core import Example, Problem, derive_seed, digest
 from dgym.errors import StudentError
+from dgym.models.prompts import Prompts
 from dgym.models.recipe import Recipe
 from dgym.models.text import Encoded, generate
 from dgym.models.train import fine_tune
@@ -37,7 +39,7 @@ def cache_folder() -> Path:
 
 
 class Base:
-    """A causal language model that stays loaded.
+    """A causal language model, with or without eyes, that stays loaded.
 
     Not thread-safe by itself: a tenant holds the base's lock while it trains or answers.
 
@@ -54,8 +56,10 @@ class Base:
     def __init__(self, path: str, digest: str, device: str = "cpu", precision: str = "float32") -> None:
         transformers_logging.disable_progress_bar()
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, precision))
+            sees = hasattr(AutoConfig.from_pretrained(path), "vision_config")
+            self.prompts = Prompts.load(path, sees)
+            kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+            model = kind.from_pretrained(path, dtype=getattr(torch, precision))
         except (OSError, ValueError) as error:
             raise StudentError(f"The student {path!r} cannot be loaded: {error}") from error
         self.model: Any = model.to(device).eval()
@@ -70,18 +74,15 @@ class Base:
         """Memory of the weights, in bytes."""
         return sum(p.numel() * p.element_size() for p in self.model.parameters())
 
-    def encode_prompt(self, prompt: str) -> list[int]:
-        """Encodes what the student is asked: the one prompt path of base, training and answering."""
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer."""
+        return self.prompts.tokenizer
 
     def encode(self, example: Example) -> Encoded:
         """Encodes a training example: the prompt as in answering, then the response and the end."""
-        answer = self.tokenizer(example.response, add_special_tokens=False)["input_ids"]
-        return Encoded(tuple(self.encode_prompt(example.prompt)), (*answer, self.tokenizer.eos_token_id))
+        prompt = self.prompts.encode(example.prompt, example.images)
+        return Encoded(prompt.ids, self.prompts.response(example.response), prompt.extras)
 
     def open(self, recipe: Recipe, variant: str) -> Tenant:
         """Opens a new student on this base."""
@@ -128,22 +129,21 @@ class Tenant:
 
     def answer(self, problems: Sequence[Problem]) -> list[str]:
         """Answers greedily; the untrained student's answers are computed once and kept on disk."""
-        prompts = [p.prompt for p in problems]
-        if not prompts:
+        if not problems:
             return []
         if self._trained:
-            return self._answer(prompts)
+            return self._answer(problems)
         base = self._base
         key = digest(
             [
-                "answers-1",
+                "answers-2",
                 base.digest,
                 base.device.partition(":")[0],
                 base.precision,
                 torch.get_num_threads(),
                 torch.__version__,
                 self._recipe.max_new_tokens,
-                prompts,
+                [[p.prompt, *(hashlib.blake2b(i, digest_size=16).hexdigest() for i in p.images)] for p in problems],
             ]
         )
         path = cache_folder() / "answers" / f"{key}.json"
@@ -151,9 +151,9 @@ class Tenant:
             stored = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             stored = None
-        if isinstance(stored, list) and len(stored) == len(prompts):
+        if isinstance(stored, list) and len(stored) == len(problems):
             return stored
-        answers = self._answer(prompts)
+        answers = self._answer(problems)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}.tmp")
@@ -197,15 +197,15 @@ class Tenant:
         with self._base.lock:
             self._forget()
 
-    def _answer(self, prompts: Sequence[str]) -> list[str]:
+    def _answer(self, problems: Sequence[Problem]) -> list[str]:
         base = self._base
         with base.lock:
             model = self._ready(None)
             tokenizer = base.tokenizer
-            ids = [base.encode_prompt(p) for p in prompts]
+            prompts = [base.prompts.encode(p.prompt, p.images) for p in problems]
             limit = self._recipe.max_new_tokens
             try:
-                out = generate(model, ids, tokenizer.pad_token_id, tokenizer.eos_token_id, limit)
+                out = generate(model, prompts, tokenizer.pad_token_id, tokenizer.eos_token_id, limit)
             finally:
                 self._rest()
             texts: list[str] = tokenizer.batch_decode(out, skip_special_tokens=True)

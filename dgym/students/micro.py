@@ -52,12 +52,30 @@ def micro_math() -> MicroFamily:
     return MicroFamily("micro-math")
 
 
+def micro_code() -> MicroFamily:
+    """A student of a million parameters for the domain `code`."""
+    return MicroFamily("micro-code")
+
+
+def micro_tools() -> MicroFamily:
+    """A student of a million parameters for the domain `tools`."""
+    return MicroFamily("micro-tools")
+
+
+def micro_vqa() -> MicroFamily:
+    """A student of over a million parameters that sees, for the domain `vqa`."""
+    return MicroFamily("micro-vqa")
+
+
 @lru_cache(maxsize=64)
 def _digest(folder: Path) -> str:
     total = hashlib.blake2b(digest_size=16)
     try:
         for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
             total.update((folder / name).read_bytes())
+        for name in ("chat_template.jinja", "processor_config.json"):
+            if (folder / name).is_file():
+                total.update((folder / name).read_bytes())
     except OSError as error:
         raise StudentError(f"The student in {str(folder)!r} is incomplete: {error.strerror}.") from error
     return total.hexdigest()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dgym.fakes import FakeDomain
+from dgym.models.prompts import Prompts
 from dgym.students.base import Base
 from dgym.students.make import Recipe, new_model, save, train_tokenizer
 
@@ -24,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     domain = FakeDomain()
     texts = [f"{e.prompt} {e.response}" for s in domain.skills() for e in domain.fresh(s, 100, 0)]
     tokenizer = train_tokenizer(texts, 300)
-    save(new_model(Recipe(hidden=32, layers=2, heads=2, intermediate=64), tokenizer), tokenizer, out)
+    save(new_model(Recipe(hidden=32, layers=2, heads=2, intermediate=64), tokenizer), Prompts(tokenizer), out)
     return out
 
 

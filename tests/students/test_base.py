@@ -124,7 +124,7 @@ def test_the_order_of_problems_changes_no_answer_s_place(base: Base) -> None:
 def test_training_and_answering_share_one_prompt_path(base: Base) -> None:
     example = Example("add 12 7", "19")
     encoded = base.encode(example)
-    assert list(encoded.prompt) == base.encode_prompt(example.prompt)
+    assert encoded.prompt == base.prompts.encode(example.prompt).ids
     whole = base.tokenizer.apply_chat_template(
         [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.response}],
         tokenize=False,
