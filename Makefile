@@ -30,6 +30,7 @@ figures: .venv/installed        ## the performance figures in benchmarks/README.
 	$(BIN)/python benchmarks/resident.py
 	$(BIN)/python benchmarks/tenants.py
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/sandbox.py
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from dgym import registry
 from dgym.core import (
+    NEW_COMBINATION,
     Attempt,
     Brief,
     Budget,
@@ -321,20 +322,22 @@ def check_domain(domain: Domain) -> list[Finding]:
             _require(domain.grade(p, "") < 1, f"it is, to {p.prompt[:80]!r}")
     with report("references are not known to be wrong as examples"):
         for p in every:
-            _require(domain.check(Example(p.prompt, p.reference)) is not False, f"{p.prompt[:80]!r}")
+            _require(domain.check(Example(p.prompt, p.reference, images=p.images)) is not False, f"{p.prompt[:80]!r}")
     with report("any text has a fingerprint, and can be checked as an example"):
         for text in GARBAGE:
             _require(len(domain.fingerprints(text)) > 0, f"{text[:20]!r} has none")
             domain.check(Example(text, text))
     with report("no problem is in two splits, by fingerprint"):
-        identity = {split: {domain.fingerprints(p.prompt)[0] for p in problems} for split, problems in splits.items()}
+        identity = {
+            split: {domain.fingerprints(p.prompt, p.images)[0] for p in problems} for split, problems in splits.items()
+        }
         for i, split in enumerate(EVALUATION):
             for other in EVALUATION[i + 1 :]:
                 shared = identity[split] & identity[other]
                 _require(not shared, f"{len(shared)} in {split} and {other}, such as {min(shared, default='')!r}")
     with report("overlap keys contain a problem's own fingerprint"):
         for p in every:
-            _require(domain.fingerprints(p.prompt)[0] in domain.overlap_keys(p), f"{p.prompt[:80]!r}")
+            _require(domain.fingerprints(p.prompt, p.images)[0] in domain.overlap_keys(p), f"{p.prompt[:80]!r}")
     if isinstance(domain, Generator):
         _check_generator(report, domain, domain, splits)
     return report.findings
@@ -347,12 +350,13 @@ def _check_generator(
     with report("generator: evaluation problems can be indexed"):
         index = OverlapIndex(domain, splits)
     with report("generator: it knows the skills of its problems"):
-        asked = {p.skill for problems in splits.values() for p in problems}
+        # A skill that only the test split shows, as a new combination, cannot be generated.
+        asked = {p.skill for problems in splits.values() for p in problems if p.slice != NEW_COMBINATION}
         _require(asked == set(generator.skills()), f"problems have {sorted(asked)}")
         _require(not asked & set(generator.off_domain()), "a tested skill is called off the domain")
     with report("generator: it recognises the skill of every problem"):
-        for p in (p for problems in splits.values() for p in problems):
-            _require(generator.infer_skill(p.prompt) == p.skill, f"not of {p.prompt[:80]!r}")
+        for p in (p for problems in splits.values() for p in problems if p.slice != NEW_COMBINATION):
+            _require(generator.infer_skill(p.prompt, p.images) == p.skill, f"not of {p.prompt[:80]!r}")
     for skill in generator.skills():
         fresh: list[Example] = []
         with report(f"generator: {skill}: fresh examples are as many as asked, and the same for the same seed"):
@@ -366,19 +370,26 @@ def _check_generator(
             _require(not rejected, shown)
         with report(f"generator: {skill}: fresh examples are of this skill, by claim and by text"):
             for e in fresh:
-                _require(e.skill == skill == generator.infer_skill(e.prompt), f"{e.prompt[:80]!r}")
+                _require(e.skill == skill == generator.infer_skill(e.prompt, e.images), f"{e.prompt[:80]!r}")
         with report(f"generator: {skill}: wrong answers are wrong"):
             for i, e in enumerate(fresh):
                 wrong = generator.wrong_answer(e, i)
-                _require(wrong.prompt == e.prompt, "the prompt changed")
+                _require((wrong.prompt, wrong.images) == (e.prompt, e.images), "the problem changed")
                 _require(wrong.response != e.response, f"{wrong.response!r} to {e.prompt[:80]!r}")
                 _require(domain.check(wrong) is not True, f"{wrong.response!r} to {e.prompt[:80]!r}")
+    for skill in generator.skills():
+        for part in generator.subskills(skill):
+            with report(f"generator: {part}: a refinement's examples are of its skill"):
+                _require(part.startswith(f"{skill}/"), f"it is not named {skill}/...")
+                for e in generator.fresh(part, count, 1):
+                    _require(e.skill == part, f"{e.skill!r} is claimed")
+                    _require(generator.infer_skill(e.prompt, e.images) == skill, f"{e.prompt[:80]!r}")
     for skill in generator.off_domain():
         with report(f"generator: {skill}: off the domain, fresh examples are of no tested skill"):
             fresh = generator.fresh(skill, count, 1)
             _require(len(fresh) == count, f"{len(fresh)} of {count}")
             for e in fresh:
-                _require(generator.infer_skill(e.prompt) is None, f"{e.prompt[:80]!r}")
+                _require(generator.infer_skill(e.prompt, e.images) is None, f"{e.prompt[:80]!r}")
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -472,7 +483,7 @@ def _check_learning(report: _Report, family: StudentFamily, domain: Domain) -> N
     variant = family.variants[0]
     taught = domain.problems("feedback")[:80]
     problems = taught[:40]
-    examples = [Example(p.prompt, p.reference, p.skill) for p in taught] * 3
+    examples = [Example(p.prompt, p.reference, p.skill, images=p.images) for p in taught] * 3
     students: list[Student] = []
     before: list[str] = []
     after: list[str] = []

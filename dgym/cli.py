@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -50,6 +51,13 @@ DomainOption = Annotated[str, typer.Option("--domain", "-d", help="What is learn
 StudentOption = Annotated[str, typer.Option("--student", "-s", help="Registered name, or name:variant.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of variant, training and teacher.")]
 ShareOption = Annotated[float, typer.Option(help="Part of each evaluation split that is used.", min=0.01, max=1.0)]
+UnsafeOption = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe",
+        help="Run untrusted programs without a sandbox, where there is none.",
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -72,6 +80,7 @@ def bench(
     address: Annotated[str | None, typer.Option(help="Join a running Ray cluster ('auto' finds it).")] = None,
     hosts: Annotated[int | None, typer.Option(help="Student hosts on Ray; as many as fit by default.", min=1)] = None,
     workers: Annotated[int, typer.Option(help="Teacher workers on Ray.", min=1)] = 2,
+    unsafe: UnsafeOption = False,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's own messages.")] = False,
 ) -> None:
@@ -80,6 +89,7 @@ def bench(
     from dgym.display import Watch
     from dgym.specs import load_suite
 
+    _choose_sandbox(unsafe)
     spec = extended(load_suite(suite), teacher or (), seeds)
     folder = out or Path("runs") / spec.name
     console = _console(stderr=as_json)
@@ -109,6 +119,7 @@ def run(
         Path | None, typer.Option("--spec", help="An episode spec as TOML, instead of all options but --out.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs/single"),
+    unsafe: UnsafeOption = False,
 ) -> None:
     """Run one episode in this process and watch it learn."""
     from dgym.bench import episode
@@ -116,6 +127,7 @@ def run(
     from dgym.display import Curve
     from dgym.specs import EpisodeSpec, Seeds, identify, parse_model
 
+    _choose_sandbox(unsafe)
     spec = (
         parse_model(EpisodeSpec, file)
         if file
@@ -147,12 +159,14 @@ def evaluate(
     split: Annotated[SplitName, typer.Option(help="Which problems.")] = SplitName.feedback,
     trained: Annotated[Path | None, typer.Option(help="Folder of a trained student.")] = None,
     share: ShareOption = 1.0,
+    unsafe: UnsafeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stage one alone: ask a student and grade its answers."""
     from dgym.core import Rules
     from dgym.stages import evaluate_stage, write_lines
 
+    _choose_sandbox(unsafe)
     spec = _stage_spec(domain=domain, student=student, rules=Rules(share=share))
     feedback = evaluate_stage(spec, split.value, trained)
     write_lines(out, feedback.attempts)
@@ -177,6 +191,7 @@ def generate(
     examples: Annotated[int, typer.Option(help="Examples to ask for.", min=1)] = 100,
     share: ShareOption = 1.0,
     seed: SeedOption = 1,
+    unsafe: UnsafeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Stage two alone: let a teacher see attempts and write examples; only what passes the gate is written."""
@@ -186,6 +201,7 @@ def generate(
     from dgym.specs import Seeds
     from dgym.stages import generate_stage, read_lines, write_lines
 
+    _choose_sandbox(unsafe)
     rules = Rules(budget=Budget(examples), share=share)
     spec = _stage_spec(teacher=teacher, environment=environment, domain=domain, rules=rules, seeds=Seeds.all(seed))
     verdicts = generate_stage(spec, read_lines(attempts, Attempt))
@@ -266,6 +282,24 @@ def leaderboard(
 
 
 @app.command()
+def show(
+    episode: Annotated[str, typer.Argument(help="Beginning of a digest, or words: 'weakness skill-list math 1'.")],
+    run_folder: Annotated[Path, typer.Option("--run", help="Results folder of the run.")] = Path("runs/quick"),
+    iteration: Annotated[int | None, typer.Option(help="Only this iteration.", min=0)] = None,
+    samples: Annotated[int, typer.Option(help="Examples shown of each iteration.", min=0)] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Explain an episode: what the teacher saw, planned and wrote, and what came of it."""
+    from dgym import show as showing
+
+    story = showing.tell(run_folder, episode)
+    if as_json:
+        typer.echo(json.dumps(showing.as_json(story, iteration)))
+        return
+    _console().print(showing.render(story, iteration, samples), highlight=False)
+
+
+@app.command()
 def check(
     name: Annotated[str, typer.Argument(help="Registered name, or path/to/file.py:Attr.")],
     kind: Annotated[str, typer.Option(help="teacher, domain, environment or student.")] = "teacher",
@@ -337,6 +371,12 @@ def vars_of(record: Any) -> dict[str, Any]:
     return asdict(record)
 
 
+def _choose_sandbox(unsafe: bool) -> None:
+    """Chooses the provider without isolation for this process and all that it starts."""
+    if unsafe:
+        os.environ["DGYM_SANDBOX"] = "unsafe"
+
+
 def _fail(error: Exception, status: int) -> None:
     typer.echo(f"dgym: {one_line(error)}", err=True)
     sys.exit(status)
@@ -376,11 +416,16 @@ def _backend(name: BackendName, address: str | None, hosts: int | None, workers:
 
 
 def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -> None:
+    from dgym import ablation
     from dgym import leaderboard as board
     from dgym.results import open as open_run
 
-    built = board.build(open_run(folder))
+    results = open_run(folder)
+    built = board.build(results)
     board.write(built, folder)
+    found = ablation.contrasts(results) if (results.episodes["variation"] != "").any() else []
+    if found:
+        ablation.write(found, folder)
     if as_json:
         typer.echo(
             json.dumps(
@@ -392,11 +437,14 @@ def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -
                     "failed": [vars_of(p) for p in summary.failed],
                     "usage": vars_of(summary.usage),
                     "leaderboard": json.loads(built.json()),
+                    "contrasts": json.loads(ablation.as_json(found)),
                 }
             )
         )
     else:
         console.print(built.rich(console.width))
+        if found:
+            console.print(ablation.rich(found))
     if not as_json:
         usage = summary.usage
         if usage.busy is not None:

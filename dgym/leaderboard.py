@@ -207,7 +207,7 @@ def build(run: Run, bootstrap: Bootstrap | None = None) -> Leaderboard:
     """
     bootstrap = bootstrap or Bootstrap()
     episodes, notes = _comparable(run.episodes)
-    gains = _Gains.read(run, episodes)
+    gains = Gains.read(run, episodes)
     lost = (episodes["status"] == "ok") & ~episodes["digest"].isin(gains.chosen)
     if lost.any():
         notes.append(f"{_count(lost.sum(), 'episode')} left out: the test attempts cannot be read.")
@@ -253,7 +253,7 @@ def write(leaderboard: Leaderboard, folder: str | os.PathLike[str]) -> list[Path
 
 
 @dataclass(frozen=True)
-class _Gains:
+class Gains:
     """Gains in points per problem, by digest, at the chosen and at the last iteration; problems by domain."""
 
     chosen: dict[str, statistics.Array]
@@ -261,7 +261,8 @@ class _Gains:
     problems: dict[str, tuple[str, ...]]
 
     @classmethod
-    def read(cls, run: Run, episodes: pd.DataFrame) -> _Gains:
+    def read(cls, run: Run, episodes: pd.DataFrame) -> Gains:
+        """Reads the gains of episodes that finished, those whose test attempts are all there."""
         columns = ["digest", "iteration", "split", "problem", "score"]
         attempts = run.arrow("attempts", columns, where=pc.field("split") == "test").to_pandas()
         chosen, last, problems = {}, {}, {}
@@ -316,18 +317,19 @@ class _Entrant:
 def _comparable(episodes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Cuts to the latest protocol and, for each teacher, cell and seed, to the latest version of the episode."""
     notes: list[str] = []
-    episodes = episodes.sort_values("finished_at")
+    # Variations exchange more than the teacher: they stand in a table of their own (`dgym.ablation`).
+    episodes = episodes[episodes["variation"] == ""].sort_values("finished_at")
     if episodes.empty:
         return episodes.assign(seed="", entrant=""), notes
     same = episodes["protocol"] == episodes["protocol"].iloc[-1]
     if not same.all():
         notes.append(f"{_count((~same).sum(), 'episode')} of another protocol (rules, recipe or engine) left out.")
     episodes = episodes[same]
-    seed = episodes[["seed_variant", "seed_training", "seed_teacher"]].astype(str).agg("-".join, axis="columns")
+    episodes = with_seed(episodes)
     # A teacher's file that was edited between two runs makes two entrants, not one mixture.
     pins = episodes["pins"].map(lambda text: str(json.loads(text).get("teacher", "")))
     params = episodes["spec"].map(lambda text: json.dumps(json.loads(text).get("teacher_params"), sort_keys=True))
-    episodes = episodes.assign(seed=seed, pin=pins, entrant=episodes["teacher"] + "\n" + params + "\n" + pins)
+    episodes = episodes.assign(pin=pins, entrant=episodes["teacher"] + "\n" + params + "\n" + pins)
     latest = episodes.drop_duplicates(["entrant", "environment", "domain", "student", "seed"], keep="last")
     if len(latest) < len(episodes):
         notes.append(f"{_count(len(episodes) - len(latest), 'episode')} left out: run again since something changed.")
@@ -335,6 +337,12 @@ def _comparable(episodes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     twice = labels["teacher_label"].duplicated(keep=False)
     labels.loc[twice, "teacher_label"] += " #" + labels.loc[twice, "pin"].str[:6]
     return latest.assign(teacher_label=latest["entrant"].map(labels["teacher_label"])), notes
+
+
+def with_seed(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Adds a column `seed` that names the three seeds of each episode; what shares it can be paired."""
+    seed = episodes[["seed_variant", "seed_training", "seed_teacher"]].astype(str).agg("-".join, axis="columns")
+    return episodes.assign(seed=seed)
 
 
 def _areas(run: Run, episodes: pd.DataFrame) -> pd.Series[float]:
@@ -354,7 +362,7 @@ def _areas(run: Run, episodes: pd.DataFrame) -> pd.Series[float]:
     return episodes["digest"].map(areas).astype(float)
 
 
-def _entrants(episodes: pd.DataFrame, gains: _Gains) -> list[_Entrant]:
+def _entrants(episodes: pd.DataFrame, gains: Gains) -> list[_Entrant]:
     return [
         _Entrant(
             str(part["teacher_label"].iloc[0]), part, gains.cells(part, gains.chosen), gains.cells(part, gains.last)

@@ -8,6 +8,7 @@ finished file mean that there is nothing to do. A `SuiteSpec` is read from TOML 
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -15,9 +16,11 @@ from typing import Any, Final, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dgym import registry
-from dgym.core import Budget, Rules, Teacher, digest
+from dgym.core import Budget, Curriculum, Rules, Teacher, digest
+from dgym.environments import make_environment
 from dgym.errors import UsageError, unknown_name
 from dgym.models.recipe import Recipe
+from dgym.skills.discovery import find_discovery
 from dgym.students.host import find_student
 from dgym.teachers import make_teacher
 
@@ -61,6 +64,9 @@ class EpisodeSpec(_Frozen):
         student: Registered name, which draws a variant by seed, or `name:variant`.
         recipe: How the student is trained.
         rules: Iterations, budget and protocol; its two seeds are set from `seeds`.
+        skills: How environments with skills find them: `"gold"`, `"file:PATH"`, `"clusters:8"`, `"chat:NAME"`.
+        curriculum: What the user wants taught, whatever the teacher thinks.
+        variation: Name of the suite's variation that it belongs to; a label, which moves no score.
         seeds: The three seeds.
         engine: What answers for the student.
         device: Where the student lives.
@@ -76,6 +82,9 @@ class EpisodeSpec(_Frozen):
     student: str = "micro-math"
     recipe: Recipe = Recipe()
     rules: Rules = Rules()
+    skills: str = "gold"
+    curriculum: Curriculum = Curriculum()
+    variation: str = ""
     seeds: Seeds = Seeds()
     engine: Literal["transformers"] = "transformers"
     device: str = "cpu"
@@ -90,19 +99,14 @@ class EpisodeSpec(_Frozen):
         def scaled(limit: int | None) -> int | None:
             return None if limit is None else limit * factor
 
-        return Rules(
-            iterations=self.rules.iterations,
-            budget=Budget(
-                budget.examples_per_iteration * factor,
-                scaled(budget.examples_total),
-                scaled(budget.response_tokens_total),
+        return replace(
+            self.rules,
+            budget=replace(
+                budget,
+                examples_per_iteration=budget.examples_per_iteration * factor,
+                examples_total=scaled(budget.examples_total),
+                response_tokens_total=scaled(budget.response_tokens_total),
             ),
-            training=self.rules.training,
-            generations=self.rules.generations,
-            validation=self.rules.validation,
-            verify=self.rules.verify,
-            test_every_iteration=self.rules.test_every_iteration,
-            share=self.rules.share,
             training_seed=self.seeds.training,
             teacher_seed=self.seeds.teacher,
         )
@@ -119,6 +123,7 @@ class Identity(_Frozen):
         privileged: Whether the teacher uses the domain's own generators.
         state_blind: Whether the teacher looks at no state; it then counts in every track.
         ranked: Whether it is ranked: controls and the ceiling are shown, not ranked.
+        twin: Of a teacher that does not look at the student: the one that does and otherwise acts alike.
     """
 
     spec: EpisodeSpec
@@ -128,12 +133,14 @@ class Identity(_Frozen):
     privileged: bool
     state_blind: bool
     ranked: bool
+    twin: str = ""
 
     @property
     def label(self) -> str:
         """A short text for people: teacher, environment, domain and seed."""
         where = "any" if self.state_blind else self.spec.environment
-        return f"{self.spec.teacher} · {where} · {self.spec.domain} · seed {self.spec.seeds.variant}"
+        label = f"{self.spec.teacher} · {where} · {self.spec.domain} · seed {self.spec.seeds.variant}"
+        return f"{label} · {self.spec.variation}" if self.spec.variation else label
 
 
 def identify(spec: EpisodeSpec) -> Identity:
@@ -143,7 +150,7 @@ def identify(spec: EpisodeSpec) -> Identity:
         UsageError: If a name is unknown, or the teacher does not enter the environment.
     """
     teacher = make_teacher(spec.teacher, spec.teacher_params)
-    environment = registry.load("environment", spec.environment)()
+    environment = make_environment(spec.environment, spec.curriculum, None if spec.skills == "gold" else {})
     if spec.environment not in teacher.policies:
         entered = ", ".join(sorted(teacher.policies)) or "none"
         raise UsageError(f"The teacher {spec.teacher!r} does not enter {spec.environment!r}; it enters: {entered}.")
@@ -156,12 +163,18 @@ def identify(spec: EpisodeSpec) -> Identity:
         "environment": f"{environment.version} {registry.pin('environment', spec.environment)}".strip(),
         "domain": f"{domain.version} {registry.pin('domain', spec.domain)}".strip(),
     }
+    if spec.skills != "gold":
+        discovery = find_discovery(spec.skills)
+        pins["skills"] = f"{discovery.name} {discovery.version}"
     fields = spec.model_dump(mode="json")
+    if spec.skills.startswith("file:"):
+        fields["skills"] = "file"  # its bytes are pinned
     for kind in ("teacher", "environment", "domain", "student"):
         if registry.is_file(fields[kind]):
             # Its bytes are pinned; where it lies does not matter.
             fields[kind] = fields[kind].partition(".py:")[2]
     fields["variant"] = variant
+    del fields["variation"]
     return Identity(
         spec=spec,
         digest=digest({"spec": fields, "pins": pins}),
@@ -170,6 +183,7 @@ def identify(spec: EpisodeSpec) -> Identity:
         privileged=teacher.privileged,
         state_blind=teacher.state_blind,
         ranked=teacher.ranked,
+        twin=teacher.twin,
     )
 
 
@@ -206,8 +220,42 @@ class Entry(_Frozen):
         return found[:1] if teacher.state_blind else found
 
 
+class Variation(_Frozen):
+    """What a suite runs once more with one thing exchanged.
+
+    Attributes:
+        name: What rows and tables call it.
+        rules: Fields of `Rules` that differ.
+        recipe: Fields of `Recipe` that differ.
+        skills: Another skill discovery; empty for the suite's.
+        params: Keyword arguments of the teachers' factories that differ.
+    """
+
+    name: str = Field(min_length=1)
+    rules: dict[str, Any] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    skills: str = ""
+    params: dict[str, Any] = Field(default_factory=dict)
+
+    def of(self, spec: EpisodeSpec) -> EpisodeSpec:
+        """Returns an episode with this exchanged.
+
+        Raises:
+            UsageError: If it names a field that does not exist.
+        """
+        values = spec.model_dump()
+        values["rules"] |= self.rules
+        values["recipe"] |= self.recipe
+        values["teacher_params"] |= self.params
+        values |= {"skills": self.skills or spec.skills, "variation": self.name}
+        try:
+            return EpisodeSpec.model_validate(values)
+        except ValidationError as error:
+            raise UsageError(f"The variation {self.name!r}: {explain(error, EpisodeSpec)}") from error
+
+
 class SuiteSpec(_Frozen):
-    """A set of episodes under one protocol.
+    """A set of episodes under one protocol, and perhaps the same again with one thing exchanged at a time.
 
     Attributes:
         name: What `--suite` names.
@@ -216,8 +264,10 @@ class SuiteSpec(_Frozen):
         seeds: Each number is used for variant, training and teacher at once.
         rules: The protocol.
         recipe: How students are trained.
+        skills, curriculum: As in `EpisodeSpec`.
         cells: Domains with their students.
         entries: Teachers with their environments.
+        variations: What is exchanged; each is run with all teachers whose policies look at the state.
         threads: CPU threads of one student host.
         device: Where students live, such as `"cpu"` or `"cuda"`.
     """
@@ -228,8 +278,11 @@ class SuiteSpec(_Frozen):
     seeds: tuple[int, ...] = (1,)
     rules: Rules = Rules()
     recipe: Recipe = Recipe()
+    skills: str = "gold"
+    curriculum: Curriculum = Curriculum()
     cells: tuple[Cell, ...]
     entries: tuple[Entry, ...]
+    variations: tuple[Variation, ...] = ()
     threads: int = 1
     device: str = "cpu"
 
@@ -241,6 +294,11 @@ class SuiteSpec(_Frozen):
         Raises:
             UsageError: If a name in it is unknown, or if a teacher enters none of the environments.
         """
+        plain = self._plain()
+        blind = {e.teacher for e in plain if make_teacher(e.teacher, e.teacher_params).state_blind}
+        return [*plain, *(v.of(e) for v in self.variations for e in plain if e.teacher not in blind)]
+
+    def _plain(self) -> list[EpisodeSpec]:
         return [
             EpisodeSpec(
                 teacher=name,
@@ -250,6 +308,8 @@ class SuiteSpec(_Frozen):
                 student=cell.student,
                 recipe=self.recipe,
                 rules=self.rules,
+                skills=self.skills,
+                curriculum=self.curriculum,
                 seeds=Seeds.all(seed),
                 threads=self.threads,
                 device=self.device,
@@ -324,6 +384,6 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _field_names(model: type[BaseModel]) -> list[str]:
-    nested: tuple[type, ...] = (Rules, Budget, Recipe, Seeds, Cell, Entry)
+    nested: tuple[type, ...] = (Rules, Budget, Curriculum, Variation, Recipe, Seeds, Cell, Entry)
     names = [*model.model_fields, *(name for kind in nested for name in kind.__annotations__)]
     return [name for name in names if not name.startswith("_")]

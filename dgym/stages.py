@@ -55,8 +55,8 @@ def generate_stage(spec: EpisodeSpec, attempts: Sequence[Attempt]) -> tuple[Verd
         TeacherError: If the teacher fails.
     """
     domain = registry.load("domain", spec.domain)()
-    asked = {p.prompt for p in share_of(domain.problems("feedback"), spec.rules.share)}
-    missing = asked - {a.problem.prompt for a in attempts}
+    asked = {(p.prompt, p.images) for p in share_of(domain.problems("feedback"), spec.rules.share)}
+    missing = asked - {(a.problem.prompt, a.problem.images) for a in attempts}
     if missing:
         raise UsageError(
             f"{len(missing)} of {len(asked)} feedback problems have no attempt; "
@@ -71,10 +71,10 @@ class _Recorded:
     """A student that answers as it did before; the hidden splits, which no teacher sees, stay unanswered."""
 
     def __init__(self, attempts: Sequence[Attempt]) -> None:
-        self._answers = {a.problem.prompt: a.response for a in attempts}
+        self._answers = {(a.problem.prompt, a.problem.images): a.response for a in attempts}
 
     def answer(self, problems: Sequence[Problem]) -> list[str]:
-        return [self._answers.get(p.prompt, "") for p in problems]
+        return [self._answers.get((p.prompt, p.images), "") for p in problems]
 
     def train(self, examples: Sequence[Example], *, seed: int, fresh: bool) -> dict[str, float]:
         raise StudentError("Recorded answers cannot be trained.")

@@ -1,4 +1,4 @@
-"""Publishes a run: copies its leaderboard into a folder of its name here; the table of `quick` goes into the README.
+"""Publishes a run: its tables and its leaderboard go into a folder of its name here; that of `quick` into the README.
 
 For example `python leaderboard/publish.py runs/quick`.
 """
@@ -10,10 +10,15 @@ import re
 import shutil
 from pathlib import Path
 
+from dgym.results import open as open_run
+from dgym.results.compact import compact
+
 HERE = Path(__file__).parent
 README = HERE.parent / "README.md"
 MARKS = ("<!-- quick: begin -->\n", "<!-- quick: end -->")
 FILES = ("leaderboard.md", "leaderboard.csv", "leaderboard.json")
+LIMIT = 25_000_000
+"""Largest table, in bytes."""
 
 
 def excerpt(markdown: str) -> str:
@@ -28,7 +33,7 @@ def table_in(readme: str) -> str:
 
 
 def main() -> None:
-    """Copies the files and renews the README."""
+    """Writes the files and renews the README."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     folder = parser.parse_args().run
@@ -36,6 +41,10 @@ def main() -> None:
     out.mkdir(exist_ok=True)
     for name in FILES:
         shutil.copyfile(folder / name, out / name)
+    for table, size in compact(open_run(folder), out).items():
+        print(f"{table}: {size / 1e6:.2f} MB")
+        if size > LIMIT:
+            raise SystemExit(f"{table} is too large to be published: {size:,} of {LIMIT:,} bytes.")
     if folder.name != "quick":
         return
     text = README.read_text(encoding="utf-8")

@@ -6,8 +6,11 @@ import importlib.util
 import re
 from pathlib import Path
 
-from dgym import specs
+import pytest
+
+from dgym import leaderboard, results, specs
 from dgym.core import Budget, Rules
+from dgym.results.schema import TABLES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,4 +56,23 @@ def test_every_suite_that_ships_expands_and_names_no_domain_that_needs_a_network
     for name in specs.suite_files():
         episodes = specs.load_suite(name).episodes()
         assert len({specs.identify(e).digest for e in episodes}) == len(episodes)
-        assert {e.domain for e in episodes} <= {"math", "fake"}
+        assert {e.domain for e in episodes} <= {"math", "code", "tools", "vqa", "fake"}
+
+
+PUBLISHED = sorted(p.parent.name for p in (ROOT / "leaderboard").glob("*/episodes.parquet"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_results_are_those_of_this_code(name: str) -> None:
+    """Anything that can move a score moves a digest: weights, versions, rules, names."""
+    published = set(results.open(ROOT / "leaderboard" / name).episodes.digest)
+    assert published == {specs.identify(e).digest for e in specs.load_suite(name).episodes()}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_tables_are_whole_small_and_give_the_published_leaderboard(name: str) -> None:
+    folder = ROOT / "leaderboard" / name
+    run = results.open(folder)
+    assert (run.episodes.status == "ok").all()
+    assert all((folder / f"{table}.parquet").stat().st_size <= 25_000_000 for table in TABLES)
+    assert leaderboard.build(run).markdown() == (folder / "leaderboard.md").read_text(encoding="utf-8")

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from dgym.core import Budget, Rules
+from dgym.core import Budget, Curriculum, Rules
 from dgym.errors import TeacherError, UsageError
 from dgym.models.recipe import Recipe
 from dgym.specs import EpisodeSpec, Seeds, SuiteSpec, identify, load_suite, parse_model, suite_files
@@ -127,6 +127,8 @@ CHANGES = [
     {"teacher": "uniform"},
     {"teacher_params": {"replay": 0.5}},
     {"environment": "skill-list"},
+    {"environment": "skill-list", "curriculum": Curriculum(exclude=("add",))},
+    {"environment": "skill-list", "skills": "clusters:4"},
     {"domain": "math"},
     {"student": "fake:b"},
     {"device": "cuda:0"},
@@ -143,7 +145,7 @@ CHANGES = [
     *({"rules": Rules(**{k: v})} for k, v in (
         ("iterations", 2), ("budget", Budget(50)), ("budget", Budget(100, 150)), ("budget", Budget(100, None, 9)),
         ("training", "continue"), ("generations", 2), ("validation", "paper"), ("verify", False),
-        ("test_every_iteration", True), ("share", 0.5),
+        ("gate", False), ("test_every_iteration", True), ("share", 0.5), ("budget", Budget(known_checks_total=5)),
     )),
 ]  # fmt: skip
 
@@ -152,7 +154,7 @@ def test_every_field_that_can_move_a_score_moves_the_digest():
     digests = [identify(BASE.model_copy(update=change)).digest for change in ({}, *CHANGES)]
     assert len(set(digests)) == len(digests)
     tried = {name for change in CHANGES for name in change}
-    assert set(EpisodeSpec.model_fields) - tried <= {"engine"}, "fields that this test does not change"
+    assert set(EpisodeSpec.model_fields) - tried <= {"engine", "variation"}, "fields that this test does not change"
     for kind, field in ((Recipe, "recipe"), (Rules, "rules")):
         default = getattr(BASE, field)
         names = Recipe.model_fields if kind is Recipe else [f.name for f in dataclasses.fields(Rules)]
@@ -192,10 +194,10 @@ def test_the_seed_draws_the_variant():
 
 
 def test_rules_get_the_seeds_and_the_teachers_budget():
-    rules = Rules(5, Budget(10, 20, 30), "continue", 2, "paper", False, True, 0.5)
+    rules = Rules(5, Budget(10, 20, 30), "continue", 2, "paper", False, False, True, 0.5)
     spec = BASE.model_copy(update={"rules": rules, "seeds": Seeds(variant=1, training=7, teacher=8)})
     seeded = spec.seeded_rules(make_teacher("ceiling"))
-    assert seeded == Rules(5, Budget(100, 200, 300), "continue", 2, "paper", False, True, 0.5, 7, 8)
+    assert seeded == Rules(5, Budget(100, 200, 300), "continue", 2, "paper", False, False, True, 0.5, 7, 8)
     assert spec.seeded_rules(make_teacher("uniform")).budget == Budget(10, 20, 30)
     open_budget = BASE.model_copy(update={"rules": Rules(budget=Budget(10))}).seeded_rules(make_teacher("ceiling"))
     assert open_budget.budget == Budget(100)

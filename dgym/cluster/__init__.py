@@ -58,6 +58,9 @@ class RayBackend:
         options: dict[str, Any] = {"log_to_driver": self.verbose, "address": self.address or "local"}
         if not self.verbose:
             options["logging_level"] = logging.CRITICAL
+        if "DGYM_SANDBOX" in os.environ:
+            # Programs are graded in the workers, which on a running cluster do not inherit this process's choice.
+            options["runtime_env"] = {"env_vars": {"DGYM_SANDBOX": os.environ["DGYM_SANDBOX"]}}
         if self.address is None:
             hosts_here = self.hosts or max(1, cores // spec.threads)
             options |= {"num_cpus": max(2, cores), "resources": {HOST_RESOURCE: hosts_here}, "include_dashboard": False}

@@ -74,6 +74,9 @@ class Run:
             raise unknown_name("table", table, TABLES)
         schema = TABLES[table].read_schema.remove_metadata()
         names = list(schema.names if columns is None else columns)
+        merged = self.folder / f"{table}.parquet"
+        if merged.is_file():
+            return _merged(merged, names, where)
         parts = []
         for part in self._parts.values():
             try:
@@ -105,6 +108,20 @@ class Run:
     def _frame(self, table: str) -> pd.DataFrame:
         frame: pd.DataFrame = self.arrow(table).to_pandas()
         return frame
+
+
+def _merged(path: Path, names: Sequence[str], where: Any) -> pa.Table:
+    """Reads a published table; see `dgym.results.compact`."""
+    try:
+        version = (pq.read_schema(path).metadata or {}).get(VERSION_KEY, b"none").decode()
+        if version != SCHEMA_VERSION:
+            raise ValueError(f"its schema has version {version}, this dgym reads {SCHEMA_VERSION}")
+        rows = pq.read_table(
+            path, columns=list(names), filters=where, page_checksum_verification=True, partitioning=None
+        )
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {one_line(error)}") from error
+    return rows.select(list(names)).replace_schema_metadata(None)
 
 
 def open(run: str | PathLike[str]) -> Run:  # noqa: A001 (used as results.open)
@@ -149,6 +166,9 @@ def read_part(folder: Path, part: Path, columns: Sequence[str]) -> pa.Table:
                 raise ValueError(f"its schema has version {version}, this dgym reads {SCHEMA_VERSION}")
             rows = file.read(columns=[name for name in columns if name in schema.names])
             count = file.metadata.num_rows
+        for column in rows.schema:
+            if column.type != schema.field(column.name).type:
+                raise ValueError(f"its column {column.name!r} is of type {column.type}")
         arrays = [pa.repeat(values[name], count) if name in values else rows.column(name) for name in columns]
         if folder.name == EPISODES.name and count != 1:
             raise ValueError(f"it has {count} rows where one episode is due")

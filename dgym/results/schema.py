@@ -22,12 +22,13 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = "1"
+SCHEMA_VERSION: Final = "2"
 """Version of all five tables; stands in each file's metadata under `dgym.schema`."""
 
 VERSION_KEY: Final = b"dgym.schema"
 
 _TEXT, _INT, _REAL, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+_MEASURES = pa.map_(pa.string(), pa.float64())
 _TIME = pa.timestamp("us", tz="UTC")
 
 
@@ -98,6 +99,7 @@ EPISODES: Final = Table(
     (
         Column("digest", _TEXT, "identifies the episode: all that can move its scores"),
         Column("suite", _TEXT, "suite that it was first run for"),
+        Column("variation", _TEXT, "what the suite exchanged in it; empty for nothing"),
         Column("teacher_label", _TEXT, "short name of the teacher with its parameters"),
         Column("student", _TEXT, "registered name of the student, as the spec gives it"),
         Column("variant", _TEXT, "variant of the student that the seed drew"),
@@ -107,6 +109,7 @@ EPISODES: Final = Table(
         Column("privileged", _BOOL, "whether the teacher uses the domain's own generators"),
         Column("state_blind", _BOOL, "whether the teacher looks at no state; it then counts in every track"),
         Column("ranked", _BOOL, "whether the teacher is ranked; false for controls and the ceiling"),
+        Column("twin", _TEXT, "of a teacher that does not look at the student: the one that does; else null"),
         Column("status", _TEXT, "ok or failed"),
         Column("error_boundary", _TEXT, "who was responsible: domain, teacher, student, infrastructure; null if ok"),
         Column("error_stage", _TEXT, "stage at which it failed, where known; null if ok"),
@@ -114,6 +117,12 @@ EPISODES: Final = Table(
         Column("protocol", _TEXT, "digest of rules, recipe, engine, precision and tier: equal means comparable"),
         Column("spec", _TEXT, "the whole episode spec, as JSON"),
         Column("pins", _TEXT, "what the spec's names stood for: weights, versions, bytes of files; JSON"),
+        Column(
+            "skills_agreement",
+            _REAL,
+            "adjusted Rand index between discovered skills and the domain's own; null where those were used",
+            "[-1, 1]",
+        ),
         Column("versions", _TEXT, "versions of Python and of the libraries installed; JSON"),
         Column("device", _TEXT, "device of the student"),
         Column("iterations_run", _INT, "trainings that were completed", "count"),
@@ -121,6 +130,8 @@ EPISODES: Final = Table(
         Column("base_test", _REAL, "test score of the untrained student", "[0, 1]"),
         Column("best_test", _REAL, "test score at the chosen iteration", "[0, 1]"),
         Column("last_test", _REAL, "test score at the last iteration; null if it was not asked", "[0, 1]"),
+        Column("base_test_new", _REAL, "the same on the slice new-combination; null if there is none", "[0, 1]"),
+        Column("best_test_new", _REAL, "the same at the chosen iteration", "[0, 1]"),
         Column("base_selection", _REAL, "selection score of the untrained student", "[0, 1]"),
         Column("best_selection", _REAL, "selection score at the chosen iteration", "[0, 1]"),
         Column(
@@ -156,9 +167,12 @@ STEPS: Final = Table(
         Column("best", _BOOL, "whether it is the best on selection so far"),
         Column("examples_submitted", _INT, "examples of this iteration that counted against the budget", "count"),
         Column("examples_kept", _INT, "examples of this iteration that passed the gate", "count"),
-        Column("examples_total", _INT, "kept examples of the episode up to here", "count"),
+        Column("examples_total", _INT, "examples that the student of this iteration was trained on", "count"),
         Column("rejected", _TEXT, "rejections of this iteration by reason, as counts; JSON"),
         Column("response_tokens", _INT, "response tokens of this iteration against the budget", "tokens"),
+        Column("plans", _TEXT, "the teacher's plans of this iteration: actions and items, without examples; JSON"),
+        Column("probes", _TEXT, "accuracy on the data taught so far by claimed skill, where measured; JSON"),
+        Column("known_asked", _INT, "examples that the student was asked before training, on request", "count"),
         Column("train_loss", _REAL, "mean loss of the last epoch; null if nothing was trained", "nats"),
         Column("train_steps", _INT, "optimizer steps; null if not reported", "count"),
         Column("train_tokens", _INT, "tokens trained on; null if not reported", "tokens"),
@@ -176,7 +190,9 @@ ATTEMPTS: Final = Table(
         Column("split", _TEXT, "feedback, selection or test"),
         Column("problem", _TEXT, "the problem's id"),
         Column("skill", _TEXT, "the problem's gold skill"),
+        Column("slice", _TEXT, "part of the split that is also reported by itself; null if none"),
         Column("score", _REAL, "the grade", "[0, 1]"),
+        Column("measures", _MEASURES, "what the domain measures beside the grade; null if nothing", "[0, 1]"),
         Column("response", _TEXT, "what the student wrote"),
     ),
 )
@@ -193,8 +209,10 @@ EXAMPLES: Final = Table(
         Column("reason", _TEXT, "why not; null when kept"),
         Column("correct", _BOOL, "whether the response is right; null where the domain cannot say"),
         Column("tokens", _INT, "response tokens that it counted against the budget", "tokens"),
+        Column("known", _BOOL, "whether the student knew the answer before; null where it was not asked"),
         Column("prompt", _TEXT, "the problem"),
         Column("response", _TEXT, "the answer to learn"),
+        Column("images", pa.list_(pa.binary()), "what the problem is about, as encoded files; null if none"),
     ),
 )
 

@@ -347,6 +347,19 @@ def minimum_detectable_difference(pairs: Sequence[Difference]) -> float | None:
     return float(np.median(sizes)) if sizes else None
 
 
+def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
+    """Rank correlation tau-b of two scores of the same things (Kendall 1945), in [-1, 1]; ties count for neither.
+
+    Returns:
+        NaN with fewer than two things, or where one of the scores is the same for all.
+    """
+    x, y = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    i, j = np.triu_indices(len(x), k=1)
+    signs_x, signs_y = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
+    scale = math.sqrt(float(np.abs(signs_x).sum()) * float(np.abs(signs_y).sum()))
+    return float((signs_x * signs_y).sum()) / scale if scale else math.nan
+
+
 def area_under_curve(examples: Sequence[float], gains: Sequence[float], budget: float) -> float:
     """Mean height of the gain-by-data curve: trapezoids, the last gain held until the budget.
 

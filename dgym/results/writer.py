@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgym import registry
-from dgym.core import Feedback, Step, digest
+from dgym.core import NEW_COMBINATION, Feedback, Plan, Step, digest, to_json
 from dgym.errors import InfrastructureError, boundary_of, one_line
 from dgym.results.reader import is_whole, part_files, read_part
 from dgym.results.schema import TABLES, part_path
@@ -49,6 +49,8 @@ class EpisodeWriter:
         self._run, self._identity, self._suite = Path(run_dir), identity, suite
         self._steps: dict[int, Step] = {}
         self._started = datetime.now(UTC)
+        self.agreement: float | None = None
+        """Agreement of discovered skills with the domain's own; `None` for those."""
 
     def add(self, step: Step) -> None:
         """Takes a step; one of the same iteration, from before a resume, is replaced."""
@@ -96,7 +98,12 @@ class EpisodeWriter:
             "calls": [row for step in steps for row in _call_rows(step)],
             "episodes": [_identity_row(self._identity) | _summary_row(steps) | outcome],
         }
-        rows["episodes"][0] |= {"suite": self._suite, "started_at": self._started, "finished_at": datetime.now(UTC)}
+        rows["episodes"][0] |= {
+            "suite": self._suite,
+            "skills_agreement": self.agreement,
+            "started_at": self._started,
+            "finished_at": datetime.now(UTC),
+        }
         spec = self._identity.spec
         partitions = {"domain": spec.domain, "environment": spec.environment, "teacher": spec.teacher}
         for name, table in TABLES.items():
@@ -120,8 +127,13 @@ def finished(run_dir: str | PathLike[str]) -> set[str]:
     return found
 
 
-def write_parquet(table: pa.Table, path: Path) -> None:
+def write_parquet(table: pa.Table, path: Path, level: int | None = None) -> None:
     """Writes a Parquet file in one atomic step.
+
+    Args:
+        table: What to write.
+        path: Where.
+        level: How hard zstandard tries, from 1 to 22; its own default without.
 
     Raises:
         InfrastructureError: If it cannot be written; nothing is then left behind.
@@ -130,7 +142,7 @@ def write_parquet(table: pa.Table, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
+            pq.write_table(table, temporary, compression="zstd", compression_level=level, write_page_checksum=True)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -155,8 +167,10 @@ def _identity_row(identity: Identity) -> Row:
     fields = spec.model_dump(mode="json")
     # Seeds differ within a comparison; those that the rules carry are overwritten by the spec's.
     rules = {name: value for name, value in fields["rules"].items() if not name.endswith("_seed")}
-    protocol = {"rules": rules} | {name: fields[name] for name in ("recipe", "engine", "precision", "tier")}
+    names = ("recipe", "skills", "curriculum", "engine", "precision", "tier")
+    protocol = {"rules": rules} | {name: fields[name] for name in names}
     return {
+        "variation": spec.variation,
         "teacher_label": label_of(spec),
         "student": spec.student,
         "variant": identity.variant,
@@ -166,6 +180,7 @@ def _identity_row(identity: Identity) -> Row:
         "privileged": identity.privileged,
         "state_blind": identity.state_blind,
         "ranked": identity.ranked,
+        "twin": identity.twin or None,
         "protocol": digest(protocol),
         "spec": _json(fields),
         "pins": _json(identity.pins),
@@ -199,6 +214,8 @@ def _summary_row(steps: Sequence[Step]) -> Row:
         "base_test": _score(base.test),
         "best_test": _score(best.test),
         "last_test": _score(last.test),
+        "base_test_new": _score(_new(base.test)),
+        "best_test_new": _score(_new(best.test)),
         "base_selection": base.selection.score,
         "best_selection": best.selection.score,
         "retention": _retention(had, best.test),
@@ -219,6 +236,9 @@ def _step_row(step: Step) -> Row:
         "examples_total": step.examples_total,
         "rejected": _json(Counter(v.reason for v in step.verdicts if v.reason)),
         "response_tokens": sum(v.tokens for v in step.verdicts),
+        "plans": _json([_plan(plan) for plan in step.plans]),
+        "probes": _json([to_json(probe) for probe in step.probes]),
+        "known_asked": sum(v.known is not None for v in step.verdicts),
         "cost": 0.0,
     }
     counts = {f"train_{name}": int(step.train[name]) for name in ("steps", "tokens") if name in step.train}
@@ -235,7 +255,9 @@ def _attempt_rows(step: Step) -> list[Row]:
             "split": split,
             "problem": _text(attempt.problem.id),
             "skill": _text(attempt.problem.skill),
+            "slice": attempt.problem.slice or None,
             "score": attempt.score,
+            "measures": list(attempt.measures.items()) or None,
             "response": _text(attempt.response),
         }
         for split, feedback in splits.items()
@@ -253,8 +275,10 @@ def _example_rows(step: Step) -> list[Row]:
             "reason": v.reason or None,
             "correct": v.correct,
             "tokens": v.tokens,
+            "known": v.known,
             "prompt": _text(v.example.prompt),
             "response": _text(v.example.response),
+            "images": list(v.example.images) or None,
         }
         for v in step.verdicts
     ]
@@ -281,6 +305,19 @@ def _submitted(verdicts: Sequence[Any]) -> int:
 
 def _score(feedback: Feedback | None) -> float | None:
     return None if feedback is None else feedback.score
+
+
+def _new(feedback: Feedback | None) -> Feedback | None:
+    """Returns the attempts at new combinations, if the split has any."""
+    chosen = () if feedback is None else tuple(a for a in feedback.attempts if a.problem.slice == NEW_COMBINATION)
+    return Feedback("test", chosen) if chosen else None
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    items = [
+        {"count": i.count, "skill": i.skill, "instruction": i.instruction, "like": len(i.like)} for i in plan.items
+    ]
+    return {"actions": [to_json(action) for action in plan.actions], "items": items}
 
 
 def _accuracy(feedback: Feedback) -> dict[str, float]:

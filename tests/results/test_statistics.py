@@ -191,3 +191,21 @@ def test_area_holds_the_last_gain_until_the_budget():
 def test_a_matrix_of_the_wrong_shape_is_refused():
     with pytest.raises(ValueError, match="shape"):
         Cell("math", "s", ("1",), ("a", "b"), np.zeros((1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "tau"),
+    [
+        ([1, 2, 3, 4], [1, 2, 3, 4], 1.0),
+        ([1, 2, 3, 4], [4, 3, 2, 1], -1.0),
+        # Worked out by hand: of six pairs one is tied in the first; four agree and one does not.
+        ([1, 1, 2, 3], [1, 2, 4, 3], 3 / (5 * 6) ** 0.5),
+    ],
+)
+def test_kendalls_tau(first, second, tau):
+    assert statistics.kendall_tau(first, second) == pytest.approx(tau)
+
+
+def test_kendalls_tau_of_nothing_is_no_number():
+    assert math.isnan(statistics.kendall_tau([1], [1]))
+    assert math.isnan(statistics.kendall_tau([1, 1], [1, 2]))

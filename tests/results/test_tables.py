@@ -62,8 +62,10 @@ def test_files_carry_schema_version_and_documented_columns(tmp_path):
     for name, table in TABLES.items():
         path = next((tmp_path / name).rglob("*.parquet"))
         schema = pq.read_schema(path)
-        assert schema.equals(table.schema, check_metadata=True)
-        assert schema.metadata[b"dgym.schema"] == b"1"
+        assert schema == table.schema
+        # Arrow's own comparison of metadata stumbles over maps.
+        assert [f.metadata for f in schema] == [f.metadata for f in table.schema]
+        assert schema.metadata[b"dgym.schema"] == b"2"
         assert all(column.meaning for column in table.columns)
         assert not {column.name for column in PARTITIONS} & set(schema.names)
 
@@ -178,7 +180,7 @@ def test_another_schema_version_is_left_out_by_name(tmp_path):
     path = tmp_path / write(tmp_path, identity())
     table = pq.read_table(path, partitioning=None)
     pq.write_table(table.replace_schema_metadata({b"dgym.schema": b"0"}), path)
-    with pytest.warns(UserWarning, match="version 0, this dgym reads 1"):
+    with pytest.warns(UserWarning, match="version 0, this dgym reads 2"):
         assert results.open(tmp_path).episodes.empty
 
 
