@@ -47,12 +47,13 @@ class Row:
         interquartile_mean: Of the seeds' gains at the chosen iteration, in points.
         last: Headline at the last iteration, in points; `None` if no episode got there.
         retention: Mean change on the skills that the student had, in points; NaN if it had none.
+        new: Mean gain on the slice of new combinations at the chosen iteration, in points; NaN if no domain has one.
         area: Mean height of the gain-by-data curve up to the budget, in points; on selection unless
             every iteration was tested.
         examples: Submitted examples per episode.
         tokens: Submitted response tokens per episode.
         cost: Price of the teacher's calls per episode, in USD.
-        student_seconds: Training and answering per episode. These four, retention and area are means over finished
+        student_seconds: Training and answering per episode. These four, retention, new and area are means over finished
             episodes, NaN without one.
         seeds: Fewest seeds in a cell, failed ones included.
         failures: Failed episodes.
@@ -67,6 +68,7 @@ class Row:
     interquartile_mean: float
     last: Estimate | None
     retention: float
+    new: float
     area: float
     examples: float
     tokens: float
@@ -85,7 +87,7 @@ class Row:
         for name, found in (("gain", self.gain), ("last_gain", self.last)):
             out[name] = None if found is None else found.value
             out[f"{name}_low"], out[f"{name}_high"] = (found.interval if found else None) or (None, None)
-        for name in ("interquartile_mean", "retention", "area", "examples", "tokens", "cost", "student_seconds"):
+        for name in ("interquartile_mean", "retention", "new", "area", "examples", "tokens", "cost", "student_seconds"):
             value = getattr(self, name)
             out[name] = None if math.isnan(value) else value
         return out | {name: getattr(self, name) for name in ("seeds", "failures", "privileged", "control")}
@@ -212,7 +214,8 @@ def build(run: Run, bootstrap: Bootstrap | None = None) -> Leaderboard:
     if lost.any():
         notes.append(f"{_count(lost.sum(), 'episode')} left out: the test attempts cannot be read.")
         episodes = episodes[~lost]
-    episodes = episodes.assign(area=_areas(run, episodes))
+    new = 100 * (episodes["best_test_new"].astype(float) - episodes["base_test_new"].astype(float))
+    episodes = episodes.assign(area=_areas(run, episodes), new=new)
     tracks = {
         str(track): _entrants(episodes[(episodes["environment"] == track) | episodes["state_blind"]], gains)
         for track in sorted(episodes.loc[~episodes["state_blind"], "environment"].unique())
@@ -442,6 +445,7 @@ def _row(entrant: _Entrant, rank: tuple[int, int] | None, unranked: str, bootstr
         interquartile_mean=statistics.interquartile_mean(entrant.chosen),
         last=statistics.estimate(entrant.last, bootstrap) if entrant.last else None,
         retention=100 * entrant.mean("retention"),
+        new=entrant.mean("new"),
         area=entrant.mean("area"),
         examples=entrant.mean("examples_submitted"),
         tokens=entrant.mean("response_tokens"),
@@ -464,6 +468,7 @@ _COLUMNS: Final = (
     "IQM",
     "last [95 %]",
     "retention",
+    "new",
     "area",
     "examples",
     "tokens",
@@ -476,7 +481,7 @@ _COLUMNS: Final = (
 _WIDE: Final = ("IQM", "tokens", "cost $")
 """Columns that a terminal of 120 columns has no room for."""
 
-_MEDIUM: Final = ("area", "examples", "seconds", "seeds", "failed")
+_MEDIUM: Final = ("new", "area", "examples", "seconds", "seeds", "failed")
 """Columns that a terminal of 80 columns has no room for either."""
 
 _MEDIUM_WIDTH: Final = 110
@@ -492,6 +497,7 @@ def _texts(row: Row) -> dict[str, str]:
         _points(row.interquartile_mean),
         _estimate(row.last),
         _points(row.retention),
+        _points(row.new),
         _points(row.area),
         _number(row.examples),
         _number(row.tokens),

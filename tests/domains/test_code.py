@@ -128,6 +128,7 @@ def test_several_correct_programs_are_accepted(sentence, head, programs):
     [
         "",
         "return 3 * x",
+        "return 3if x else 4",
         "return 3 * x + 4.0",
         "return str(3 * x + 4)",
         "return True",
@@ -143,9 +144,10 @@ def test_several_correct_programs_are_accepted(sentence, head, programs):
         "\ud800",
     ],
 )
-def test_wrong_programs_are_not(program):
+def test_wrong_programs_are_not(program, recwarn):
     wanted = 1.0 if program.endswith("SystemExit") else 0.0  # what comes after a return never runs
     assert CODE.grade(problem("Return 3 times x, plus 4."), program) == wanted
+    assert not recwarn.list
 
 
 def test_hidden_tests_are_the_same_for_every_sentence_and_are_about_its_numbers():
