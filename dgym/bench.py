@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dgym import registry
-from dgym.core import Domain, Pool, Step, Student, Teacher
+from dgym.core import Domain, Pool, Prepares, Step, Student, Teacher
 from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode, share_of
 from dgym.errors import DgymError, UsageError, boundary_of, one_line
@@ -143,8 +143,13 @@ def bench(
 
     Raises:
         UsageError: If a name is unknown or the folder cannot be written; nothing has been run then.
+        InfrastructureError: If this machine cannot grade one of the domains; nothing has been run then either.
     """
     # The first of equal episodes counts: a variation that changes nothing is no episode of its own.
+    for name in dict.fromkeys(s.domain for s in specs):
+        domain = registry.load("domain", name)()
+        if isinstance(domain, Prepares):
+            domain.prepare()
     identities = list({i.digest: i for i in reversed([identify(s) for s in specs])}.values())[::-1]
     writable(folder)
     done = finished(folder)

@@ -680,6 +680,19 @@ class Measures(Protocol):
         ...
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """What a domain offers that needs something of the machine, such as a sandbox."""
+
+    def prepare(self) -> None:
+        """Gets ready to grade.
+
+        Raises:
+            DgymError: If this machine cannot; the message says what to do.
+        """
+        ...
+
+
 class Base(Protocol):
     """A loaded model on which students are opened."""
 

@@ -200,3 +200,24 @@ def test_check_passes_a_good_teacher_and_fails_a_bad_one(tmp_path: Path) -> None
     done = RUNNER.invoke(cli.app, ["check", f"{file}:Bad"])
     assert done.exit_code == 1
     assert "FAIL" in done.output
+
+
+def test_where_programs_cannot_be_isolated_nothing_is_run_and_the_way_on_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = tmp_path / "code.toml"
+    suite.write_text(
+        'name = "x"\n[[cells]]\ndomain = "code"\nstudent = "fake"\n[[entries]]\nteachers = ["no-data"]\n'
+        "[rules]\niterations = 0\nshare = 0.01\n"
+    )
+    broken = "raise OSError('no namespaces here')\n"
+    (tmp_path / "broken.py").write_text(f"class Broken:\n    def __init__(self):\n        {broken}")
+    monkeypatch.setenv("DGYM_SANDBOX", f"{tmp_path / 'broken.py'}:Broken")
+    out = tmp_path / "run"
+    result = dgym("bench", "--suite", str(suite), "--backend", "local", "--out", str(out))
+    assert result.returncode != 0
+    assert "no namespaces here" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not out.exists()
+    again = dgym("bench", "--suite", str(suite), "--backend", "local", "--out", str(out), "--unsafe")
+    assert again.returncode == 0, again.stderr

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dgym import registry
-from dgym.errors import UsageError
+from dgym.errors import UsageError, one_line
 from dgym.sandbox.plain import same
 from dgym.sandbox.records import Limits, Outcome, Program, Returned, Sandbox, SandboxError, Status
 
@@ -84,7 +84,13 @@ def find_sandbox(name: str | None = None) -> Sandbox:
 
 def _checked(name: str) -> Sandbox:
     """Starts a provider and has it run a small program."""
-    sandbox: Sandbox = registry.load("sandbox", name)()
+    made = registry.load("sandbox", name)
+    try:
+        sandbox: Sandbox = made()
+    except SandboxError:
+        raise
+    except Exception as error:
+        raise SandboxError(f"it cannot be started: {one_line(error)}") from error
     probe = Program("def probe(x):\n    return [x, True]", "probe", ((1,),))
     outcome = sandbox.run([probe])[0]
     if not verdict(outcome, [[1, True]]):

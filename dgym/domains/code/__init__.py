@@ -59,6 +59,14 @@ class CodeDomain(ProceduralDomain):
         "no explanation, no test."
     )
 
+    def prepare(self) -> None:
+        """Starts the sandbox.
+
+        Raises:
+            SandboxError: If programs cannot be isolated on this machine.
+        """
+        find_sandbox()
+
     def refinements(self) -> Mapping[str, Sequence[str]]:
         """Returns the structures of each skill."""
         return _REFINEMENTS
