@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -332,6 +333,7 @@ def check(
 
 def main() -> None:
     """Entry point: known failures become one line on the standard error stream and a non-zero exit status."""
+    warnings.showwarning = _warn
     try:
         app()
     except UsageError as error:
@@ -375,6 +377,12 @@ def _choose_sandbox(unsafe: bool) -> None:
     """Chooses the provider without isolation for this process and all that it starts."""
     if unsafe:
         os.environ["DGYM_SANDBOX"] = "unsafe"
+
+
+def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+    """Prints our own warnings as one line; a library's are for developers."""
+    if category is UserWarning:
+        typer.echo(f"dgym: {message}", err=True)
 
 
 def _fail(error: Exception, status: int) -> None:

@@ -22,9 +22,9 @@ LIMIT = 25_000_000
 
 
 def excerpt(markdown: str) -> str:
-    """Returns the overall table of a published leaderboard, with its notes."""
-    overall = markdown.partition("## Overall\n")[2].strip()
-    return re.sub(r"\n{3,}", "\n\n", overall) + "\n"
+    """Returns the last table of a published leaderboard, the overall one if there are several, with its notes."""
+    last = markdown.rpartition("## ")[2].partition("\n")[2].strip()
+    return re.sub(r"\n{3,}", "\n\n", last) + "\n"
 
 
 def table_in(readme: str) -> str:

@@ -94,15 +94,19 @@ class Run:
         # A teacher's file keeps its digest when it moves, so a digest may have parts in two folders: the
         # finished one counts, then the later one.
         best: dict[str, tuple[tuple[bool, Any], Path]] = {}
+        unread: list[str] = []
         for part in part_files(self.folder / "episodes"):
             try:
                 row = read_part(self.folder / "episodes", part, ["digest", "status", "finished_at"]).to_pylist()[0]
             except ValueError as error:
-                warnings.warn(str(error), stacklevel=2)
+                unread.append(str(error))
                 continue
             order = (row["status"] == "ok", row["finished_at"])
             if row["digest"] not in best or best[row["digest"]][0] < order:
                 best[row["digest"]] = (order, part)
+        if unread:
+            more = f" (and {len(unread) - 1} more)" if len(unread) > 1 else ""
+            warnings.warn(f"{unread[0]}{more}", stacklevel=2)
         return {digest: part for digest, (_, part) in best.items()}
 
     def _frame(self, table: str) -> pd.DataFrame:

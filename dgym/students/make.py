@@ -160,7 +160,12 @@ class Variant:
         return dict.fromkeys(skills, 0.0) | {name: aim for names, aim in kinds for name in names}
 
     def miss(self, accuracy: Mapping[str, float]) -> float:
-        """How far strong, forgotten and hard skills together are from where the profile wants them; 0 if there."""
+        """How far skills together are from where the profile wants them; 0 if there.
+
+        Half-learnt ones count only where all are to be so: beside others, they are only asked for.
+        """
+        if not self.strong:
+            return sum(max(0.0, abs(accuracy[s] - self.aim) - 0.1) for s in self.half)
         short = sum(max(0.0, 0.85 - accuracy[s]) for s in self.strong)
         return short + sum(max(0.0, accuracy[s] - 0.42) for s in (*self.forgotten, *self.hard))
 
@@ -304,7 +309,7 @@ RECIPES: dict[str, Recipe] = {
                 rate=5e-4,
                 minutes=8.0,
             ),
-            "u": Variant(half=_TOOLS_QUICK + _TOOLS_SLOW, soak=_TOOLS_OUTSIDE, rate=5e-4, settle=True),
+            "u": Variant(half=_TOOLS_QUICK + _TOOLS_SLOW, soak=_TOOLS_OUTSIDE, aim=0.6, minutes=8.0),
         },
     ),
     "vqa": Recipe(
@@ -340,7 +345,7 @@ RECIPES: dict[str, Recipe] = {
                 aim=0.65,
                 rate=6e-4,
             ),
-            "u": Variant(half=_VQA_QUICK + _VQA_SLOW, soak=_VQA_OUTSIDE, aim=0.65, settle=True),
+            "u": Variant(half=_VQA_QUICK + _VQA_SLOW, soak=_VQA_OUTSIDE, aim=0.65, minutes=8.0),
         },
     ),
     "math": Recipe(
