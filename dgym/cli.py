@@ -379,8 +379,9 @@ def _choose_sandbox(unsafe: bool) -> None:
         os.environ["DGYM_SANDBOX"] = "unsafe"
 
 
-def _warn(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _warn(*args: Any, **_: Any) -> None:
     """Prints our own warnings as one line; a library's are for developers."""
+    message, category = args[:2]
     if category is UserWarning:
         typer.echo(f"dgym: {message}", err=True)
 

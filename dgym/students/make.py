@@ -309,7 +309,7 @@ RECIPES: dict[str, Recipe] = {
                 rate=5e-4,
                 minutes=8.0,
             ),
-            "u": Variant(half=_TOOLS_QUICK + _TOOLS_SLOW, soak=_TOOLS_OUTSIDE, aim=0.6, minutes=8.0),
+            "u": Variant(half=_TOOLS_QUICK + _TOOLS_SLOW, soak=_TOOLS_OUTSIDE, aim=0.55, rate=8e-4, minutes=6.0),
         },
     ),
     "vqa": Recipe(
