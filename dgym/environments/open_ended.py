@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from dgym.core import Attempt, Example, Feedback, Observation, Plan, State, StateContext
+from dgym.core import Attempt, Feedback, Observation, State, StateContext
 
 
 def observation(attempt: Attempt) -> Observation:
@@ -28,11 +26,3 @@ class OpenEnded:
             observations=tuple(observation(a) for a in feedback.attempts),
             **context.fields(),
         )
-
-    def expand(self, plan: Plan, state: State) -> Plan:
-        """Returns the plan as it is."""
-        return plan
-
-    def training_set(self, examples: Sequence[Example], context: StateContext) -> Sequence[Example]:
-        """Returns all examples."""
-        return examples

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -300,7 +301,7 @@ def _read(report: bytes, most: int) -> tuple[tuple[Returned, ...], tuple[str, st
     return tuple(returned), ("", "")
 
 
-class Pool:
+class Pool(ABC):
     """Base of the providers: as many helpers as there are processors, started when they are first needed.
 
     Attributes:
@@ -332,8 +333,9 @@ class Pool:
         self._idle: list[Worker] = []
         self._all: set[Worker] = set()
 
+    @abstractmethod
     def _start(self) -> Worker:
-        raise NotImplementedError
+        """Starts a helper."""
 
     def _finish(self, worker: Worker) -> None:
         """Ends a worker that is not used again."""

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from dgym import registry
+from dgym.cache import cache_folder
 from dgym.core import Chat, Message, Problem, derive_seed, digest, from_json, to_json
 from dgym.errors import DgymError, TeacherError, UsageError, one_line, unknown_name
 
@@ -541,11 +542,6 @@ class _Stored:
     report: Report | None = None
 
 
-def _cache_folder() -> Path:
-    root = os.environ.get("DGYM_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dgym"
-
-
 def _key(discovery: Discovery, parameters: Sequence[Any], problems: Sequence[Problem]) -> str:
     content = [
         [p.id, p.prompt, [hashlib.blake2b(image, digest_size=16).hexdigest() for image in p.images]] for p in problems
@@ -554,7 +550,7 @@ def _key(discovery: Discovery, parameters: Sequence[Any], problems: Sequence[Pro
 
 
 def _path(key: str) -> Path:
-    return _cache_folder() / "skills" / f"{key}.json"
+    return cache_folder() / "skills" / f"{key}.json"
 
 
 def _load(key: str, problems: Sequence[Problem]) -> _Stored | None:

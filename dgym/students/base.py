@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 from transformers.utils import logging as transformers_logging
 
+from dgym.cache import cache_folder
 from dgym.core import Example, Problem, derive_seed, digest
 from dgym.errors import StudentError
 from dgym.models.prompts import Prompts
@@ -30,12 +31,6 @@ from dgym.models.text import Encoded, generate
 from dgym.models.train import fine_tune
 
 _WEIGHTS = "student.safetensors"
-
-
-def cache_folder() -> Path:
-    """Where answers of untrained students are kept: `$DGYM_CACHE`, else the user's cache folder."""
-    root = os.environ.get("DGYM_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dgym"
 
 
 class Base:

@@ -12,6 +12,7 @@ from dgym.core import (
     Plan,
     PlanItem,
     Problem,
+    SkillOrganisation,
     SkillReport,
     StateContext,
 )
@@ -54,7 +55,13 @@ def test_the_context_is_passed_on(environment):
     assert (state.environment, state.iteration, state.seed, state.examples_left) == (environment.name, 1, 5, 9)
 
 
-@pytest.mark.parametrize("environment", [OpenEnded(), SkillList(), SkillTreeEnvironment()])
+def test_only_environments_with_skills_organise_them():
+    assert not isinstance(OpenEnded(), SkillOrganisation)
+    assert isinstance(SkillList(), SkillOrganisation)
+    assert isinstance(SkillTreeEnvironment(), SkillOrganisation)
+
+
+@pytest.mark.parametrize("environment", [SkillList(), SkillTreeEnvironment()])
 def test_plain_items_and_memory_are_left_as_they_are(environment):
     items = (PlanItem(3, "any", like=SEEN[:1]), PlanItem(4, "sums", "sum"), PlanItem(2, "new", "no such skill"))
     state = environment.observe(FEEDBACK, CONTEXT)
