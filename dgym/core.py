@@ -336,6 +336,7 @@ class Action:
         data: Explore: allocation of each new subskill.
         shift: Exploit: change of allocation by subskill, up or down.
         why: The reason, in a few words, for whoever reads the episode.
+        show_errors: Whether the engine is shown what the student got wrong; false for policies without state.
     """
 
     skill: str
@@ -344,6 +345,7 @@ class Action:
     data: int = 0
     shift: Mapping[str, int] = field(default_factory=dict)
     why: str = ""
+    show_errors: bool = True
 
 
 @dataclass(frozen=True, slots=True)

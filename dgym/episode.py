@@ -349,11 +349,10 @@ def probe(student: Student, domain: Domain, examples: Sequence[Example]) -> tupl
     for example in examples:
         if example.skill is not None:
             by_skill.setdefault(example.skill, []).append(example)
-    probes = []
-    for skill in sorted(by_skill):
-        asked = by_skill[skill][-PROBE_PER_SKILL:]
-        probes.append(Probe(skill, sum(answers_right(student, domain, asked)) / len(asked), len(asked)))
-    return tuple(probes)
+    asked = {skill: by_skill[skill][-PROBE_PER_SKILL:] for skill in sorted(by_skill)}
+    # One list for the student: a call for each of many skills would leave its batches nearly empty.
+    right = iter(answers_right(student, domain, [e for part in asked.values() for e in part]))
+    return tuple(Probe(skill, sum(islice(right, len(part))) / len(part), len(part)) for skill, part in asked.items())
 
 
 def answers_right(student: Student, domain: Domain, examples: Sequence[Example]) -> list[bool]:

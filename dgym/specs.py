@@ -19,6 +19,7 @@ from dgym import registry
 from dgym.core import Budget, Curriculum, Rules, Teacher, digest
 from dgym.environments import make_environment
 from dgym.errors import UsageError, unknown_name
+from dgym.models import recipe as training
 from dgym.models.recipe import Recipe
 from dgym.skills.discovery import find_discovery
 from dgym.students.host import find_student
@@ -159,6 +160,7 @@ def identify(spec: EpisodeSpec) -> Identity:
     pins = {
         "format": FORMAT,
         "weights": family.digest(variant),
+        "training": training.VERSION,
         "teacher": f"{teacher.version} {registry.pin('teacher', spec.teacher)}".strip(),
         "environment": f"{environment.version} {registry.pin('environment', spec.environment)}".strip(),
         "domain": f"{domain.version} {registry.pin('domain', spec.domain)}".strip(),

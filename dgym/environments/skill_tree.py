@@ -48,7 +48,7 @@ class SkillTreeEnvironment(SkillList):
     """
 
     name = "skill-tree"
-    version = "1"
+    version = "2"
     wants_probes = True
     has_trees = True
 
@@ -85,7 +85,8 @@ class SkillTreeEnvironment(SkillList):
         plain = super().expand(plan, state).items
         actions, trees = self._accepted(plan.actions, state)
         missing = {skill: deficits(trees[skill]) for skill in dict.fromkeys(a.skill for a in actions)}
-        shown = {report.skill: report.errors for report in state.skills}
+        blind = {action.skill for action in actions if not action.show_errors}
+        shown = {report.skill: report.errors for report in state.skills if report.skill not in blind}
         items = list(plain)
         for skill, share in self._shares(missing, plain, state).items():
             errors, lacking = shown.get(skill, ()), missing[skill]

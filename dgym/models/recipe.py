@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+VERSION: Final = "2"
+"""Of training and answering: bumped whenever the same recipe on the same weights would give other answers."""
 
 
 class Recipe(BaseModel):

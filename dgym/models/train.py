@@ -55,10 +55,19 @@ def fine_tune(
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 batch = pad_batch(items, pad).to(model.device)
-                logits = model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **batch.extras).logits
-                targets = batch.labels[:, 1:]
+                # No position before the shortest prompt's last bears loss: there the vocabulary need not be scored.
+                first = min(len(e.prompt) for e in items) - 1
+                kept = torch.arange(first, batch.ids.shape[1] - 1, device=model.device)
+                logits = model(
+                    input_ids=batch.ids,
+                    attention_mask=batch.mask,
+                    use_cache=False,
+                    logits_to_keep=kept,
+                    **batch.extras,
+                ).logits
+                targets = batch.labels[:, first + 1 :]
                 loss = torch.nn.functional.cross_entropy(
-                    logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
+                    logits.float().flatten(0, 1), targets.flatten(), ignore_index=IGNORED
                 )
                 if not torch.isfinite(loss):
                     raise StudentError(f"The training loss became {loss.item()} at step {step} of {total}.")

@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
@@ -31,6 +33,9 @@ from dgym.models.text import Encoded, generate
 from dgym.models.train import fine_tune
 
 _WEIGHTS = "student.safetensors"
+
+MERGE_LIMIT: Final = 2**30
+"""Largest base, in bytes of adapted weights, of which a merged copy is held while answering."""
 
 
 class Base:
@@ -199,8 +204,10 @@ class Tenant:
             tokenizer = base.tokenizer
             prompts = [base.prompts.encode(p.prompt, p.images) for p in problems]
             limit = self._recipe.max_new_tokens
+            adapted = self._recipe.method == "lora" and self._trained
             try:
-                out = generate(model, prompts, tokenizer.pad_token_id, tokenizer.eos_token_id, limit)
+                with merged(model, self._name) if adapted else nullcontext():
+                    out = generate(model, prompts, tokenizer.pad_token_id, tokenizer.eos_token_id, limit)
             finally:
                 self._rest()
             texts: list[str] = tokenizer.batch_decode(out, skip_special_tokens=True)
@@ -268,6 +275,31 @@ class Tenant:
             return {k: v for k, v in state.items() if k not in set(getattr(self._own, "_tied_weights_keys", ()) or ())}
         adapter: dict[str, torch.Tensor] = get_peft_model_state_dict(self._base.peft, adapter_name=self._name)
         return adapter
+
+
+@contextmanager
+def merged(model: PeftModel, adapter: str) -> Iterator[None]:
+    """Answers with an adapter's product added to the weights, which takes one multiplication a layer instead of three.
+
+    The base's own weights are set aside and put back: subtracting the product again would not give the same bits.
+
+    Args:
+        model: The shared model with its adapters.
+        adapter: Which one; it must be active.
+    """
+    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and adapter in m.lora_A]
+    if sum(layer.get_base_layer().weight.nbytes for layer in layers) > MERGE_LIMIT:
+        yield
+        return
+    originals = [layer.get_base_layer().weight.data for layer in layers]
+    try:
+        for layer in layers:
+            layer.merge(safe_merge=True, adapter_names=[adapter])  # into a copy
+        yield
+    finally:
+        for layer, original in zip(layers, originals, strict=True):
+            layer.get_base_layer().weight.data = original
+            layer.merged_adapters.clear()
 
 
 def _plain(base: Base) -> Any:

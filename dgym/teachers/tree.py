@@ -90,13 +90,13 @@ class TreePolicy(ABC):
             return self._explore(tree, left, count, why)
         targets = zip(tree.subskills, self.targets(tree, count), strict=True)
         shift = {leaf.name: target - leaf.allocation for leaf, target in targets if target != leaf.allocation}
-        return Action(tree.skill, "exploit", shift=shift, why=why)
+        return Action(tree.skill, "exploit", shift=shift, why=why, show_errors=self.state)
 
     def _explore(self, tree: SkillTree, left: Sequence[str], count: int, why: str) -> Action:
         names = tuple(left[: max(1, min(self.grow, count))])
         # Rounded up, so that no example of the share is lost; the environment fits the sum to what is left.
         data = max(1, -(-(count - sum(deficits(tree).values())) // len(names)))
-        return Action(tree.skill, "explore", grow=names, data=data, why=why)
+        return Action(tree.skill, "explore", grow=names, data=data, why=why, show_errors=self.state)
 
     def targets(self, tree: SkillTree, count: int) -> list[int]:
         """Exploit: returns the new allocation of each subskill, which asks for `count` new examples in sum.

@@ -1,6 +1,7 @@
 """The skill-tree environment: from actions to items, from a history to trees, and what is trained on."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -96,6 +97,13 @@ def test_items_show_errors_of_their_skill_and_not_always_the_same():
     assert all(o.prompt.startswith("add ") for item in items for o in item.like)
     assert items[0].like != items[1].like
     assert all(i.like == () for i in expanded([explore("add", 3, "a")], shown=feedback({"add": 10})).items)
+
+
+def test_a_policy_without_state_shows_the_engine_no_errors():
+    blind = replace(explore("add", 10, "a"), show_errors=False)
+    items = expanded([blind, explore("larger", 10, "b")], shown=feedback({"add": 2, "larger": 0})).items
+    assert {bool(item.like) for item in items if item.skill == "add/a"} == {False}
+    assert {bool(item.like) for item in items if item.skill == "larger/b"} == {True}
 
 
 def test_exploit_asks_for_what_it_adds_and_nothing_for_what_it_takes():

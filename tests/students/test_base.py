@@ -166,3 +166,35 @@ def test_a_missing_model_is_a_student_error(tmp_path: Path) -> None:
 def test_problems_may_be_none(base: Base) -> None:
     empty: list[Problem] = []
     assert base.open(RECIPE, "a").answer(empty) == []
+
+
+def test_answering_with_an_adapter_leaves_the_base_bit_for_bit(base: Base) -> None:
+    tenant = base.open(RECIPE, "a")
+    tenant.train(examples(), seed=1, fresh=True)
+    layers = [m for m in base.peft.modules() if isinstance(m, module.LoraLayer)]
+    before = [layer.get_base_layer().weight.clone() for layer in layers]
+    with module.merged(base.peft, tenant._name):
+        changed = [not torch.equal(a, b.get_base_layer().weight) for a, b in zip(before, layers, strict=True)]
+        assert all(layer.merged for layer in layers)
+    assert any(changed)
+    assert not any(layer.merged for layer in layers)
+    assert all(torch.equal(a, b.get_base_layer().weight) for a, b in zip(before, layers, strict=True))
+
+
+def test_merged_or_not_the_answers_are_the_same(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    tenant = base.open(RECIPE, "a")
+    tenant.train(examples(), seed=1, fresh=True)
+    merged = tenant.answer(PROBLEMS)
+    monkeypatch.setattr(module, "MERGE_LIMIT", 0)
+    assert tenant.answer(PROBLEMS) == merged
+
+
+def test_the_loss_is_that_of_all_positions(base: Base) -> None:
+    """Only the positions that bear loss are scored; the model's own loss over all of them is the same."""
+    tenant = base.open(RECIPE.model_copy(update={"epochs": 1, "batch": 64, "learning_rate": 1e-9}), "a")
+    given = examples()
+    report = tenant.train(given, seed=1, fresh=True)
+    batch = pad_batch([base.encode(e) for e in given], base.tokenizer.pad_token_id)
+    with torch.no_grad(), base.peft.disable_adapter():
+        whole = base.peft(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.labels).loss.item()
+    assert report["loss"] == pytest.approx(whole, abs=1e-5)

@@ -245,6 +245,13 @@ def test_twins_do_not_look_at_the_student(environment, name, seed):
     assert policy.plan(brief, another_student(state, seed)) == policy.plan(brief, state)
 
 
+@pytest.mark.parametrize(("environment", "name"), BLIND)
+def test_nor_does_the_engine_see_errors_by_way_of_a_twin(environment, name):
+    state = state_of(environment, [report(s, 0.5) for s in SKILLS])
+    state = replace(state, skills=tuple(replace(r, errors=(Observation("p", "x", "y", False),)) for r in state.skills))
+    assert not any(item.like for item in carried_out(environment, policy_of(environment, name), state).items)
+
+
 @pytest.mark.parametrize(("environment", "name"), USING)
 def test_the_others_do(environment, name):
     policy, brief = policy_of(environment, name), brief_of(environment)
