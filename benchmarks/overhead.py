@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from dgym.bench import bench
-from dgym.cluster import RayBackend, quiet
+from dgym.cluster import COMPUTING, RayBackend, quiet
 from dgym.core import Budget, Rules
 from dgym.specs import EpisodeSpec, Seeds
 
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=300)
     parser.add_argument("--hosts", type=int, default=2)
     args = parser.parse_args()
-    baseline = bare(args.episodes, args.hosts * RayBackend().per_host)
+    baseline = bare(args.episodes, args.hosts * COMPUTING)
     ours = episodes(args.episodes, args.hosts)
     print(f"{args.episodes} bare Tune trials: {baseline:.1f} s; {args.episodes} fake episodes: {ours:.1f} s")
     print(f"ratio {ours / baseline:.2f}")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from dgym import registry
-from dgym.core import Domain, Pool, Prepares, Step, Student, Teacher
+from dgym.chat import digest_of, session
+from dgym.core import Chat, Checks, Domain, Pool, Prepares, Step, Student, Teacher
 from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode, share_of
 from dgym.errors import DgymError, UsageError, boundary_of, one_line
@@ -37,6 +38,7 @@ class Progress:
         score: Its selection score, in [0, 1].
         message: Why it failed; else empty.
         boundary: At which boundary it failed.
+        last: Whether no iteration follows.
     """
 
     digest: str
@@ -45,6 +47,7 @@ class Progress:
     score: float = 0.0
     message: str = ""
     boundary: str = ""
+    last: bool = False
 
 
 @dataclass
@@ -88,11 +91,13 @@ class Job:
         episodes: In the order in which they are started.
         folder: The run's results folder.
         suite: Name of the suite, for the rows.
+        chat: What a person chose for language-model calls.
     """
 
     episodes: Sequence[Identity]
     folder: Path
     suite: str = ""
+    chat: session.Settings = session.DEFAULT
 
 
 class Backend(Protocol):
@@ -127,6 +132,7 @@ def bench(
     folder: Path,
     *,
     suite: str = "",
+    chat: session.Settings = session.DEFAULT,
     backend: Backend | None = None,
     begin: Callable[[Sequence[Identity], int], None] | None = None,
     report: Report | None = None,
@@ -137,6 +143,7 @@ def bench(
         specs: The episodes.
         folder: The run's results folder, made if it does not exist.
         suite: Name for the rows.
+        chat: What a person chose for language-model calls.
         backend: Where to run; in this process by default.
         begin: Called once with the episodes to run and the number of finished ones.
         report: Called with every progress.
@@ -145,15 +152,14 @@ def bench(
         UsageError: If a name is unknown or the folder cannot be written; nothing has been run then.
         InfrastructureError: If this machine cannot grade one of the domains; nothing has been run then either.
     """
-    # The first of equal episodes counts: a variation that changes nothing is no episode of its own.
     for name in dict.fromkeys(s.domain for s in specs):
         domain = registry.load("domain", name)()
         if isinstance(domain, Prepares):
             domain.prepare()
-    identities = list({i.digest: i for i in reversed([identify(s) for s in specs])}.values())[::-1]
+    identities, todo = unfinished(specs, folder)
+    if chat.replay != "strict":
+        reachable(todo)
     writable(folder)
-    done = finished(folder)
-    todo = sorted((i for i in identities if i.digest not in done), key=expected_work, reverse=True)
     summary = Summary(total=len(identities), skipped=len(identities) - len(todo))
     if begin is not None:
         begin(todo, summary.skipped)
@@ -167,8 +173,35 @@ def bench(
             report(progress)
 
     if todo:
-        summary.usage = (backend or LocalBackend()).run(Job(todo, folder, suite), note)
+        summary.usage = (backend or LocalBackend()).run(Job(todo, folder, suite, chat), note)
     return summary
+
+
+def unfinished(specs: Sequence[EpisodeSpec], folder: Path) -> tuple[list[Identity], list[Identity]]:
+    """Returns the different episodes of some specs, and those that are still to run, the longest first.
+
+    Raises:
+        UsageError: If a name is unknown.
+    """
+    # The first of equal episodes counts: a variation that changes nothing is no episode of its own.
+    identities = list({i.digest: i for i in reversed([identify(s) for s in specs])}.values())[::-1]
+    done = finished(folder)
+    return identities, sorted((i for i in identities if i.digest not in done), key=expected_work, reverse=True)
+
+
+def reachable(identities: Sequence[Identity]) -> None:
+    """Checks that the language models of some episodes can be asked, each of them once.
+
+    Raises:
+        UsageError: If one cannot; the message says what to set.
+    """
+    chats: dict[str, Chat] = {}
+    for spec in {(i.spec.teacher, repr(i.spec.teacher_params)): i.spec for i in identities}.values():
+        for chat in make_teacher(spec.teacher, spec.teacher_params).chats:
+            chats.setdefault(digest_of(chat), chat)
+    for chat in chats.values():
+        if isinstance(chat, Checks):
+            chat.check()
 
 
 def expected_work(identity: Identity) -> float:
@@ -270,23 +303,28 @@ def recorded(
             writer.add(step)
             if show is not None:
                 show(step)
-            yield Progress(identity.digest, "running", step.iteration, step.selection.score)
+            yield Progress(identity.digest, "running", step.iteration, step.selection.score, last=loop.done)
         writer.finish()
         yield Progress(identity.digest, "ok", step.iteration if step else 0, step.selection.score if step else 0.0)
     except Exception as error:
         yield failed(identity, error, writer, step)
 
 
-def episode(identity: Identity, folder: Path, show: Callable[[Step], None]) -> Progress:
+def episode(
+    identity: Identity, folder: Path, show: Callable[[Step], None], chat: session.Settings = session.DEFAULT
+) -> Progress:
     """Runs one episode in this process, stores its rows, and shows every step.
 
     Raises:
-        UsageError: If the folder cannot be written.
+        UsageError: If the folder cannot be written, or if its language model cannot be asked.
     """
     writable(folder)
+    if chat.replay != "strict":
+        reachable([identity])
     student = local_student(StudentHost(), student_config(identity), identity.digest)
     writer = EpisodeWriter(folder, identity, "")
-    *_, last = recorded(identity, student, LocalPool, writer, show)
+    with session.use(session.Session(chat)):
+        *_, last = recorded(identity, student, LocalPool, writer, show)
     return last
 
 
@@ -306,6 +344,10 @@ class LocalBackend:
 
     def run(self, job: Job, report: Report) -> Usage:
         """See `Backend.run`."""
+        with session.use(session.Session(job.chat)):
+            return self._run(job, report)
+
+    def _run(self, job: Job, report: Report) -> Usage:
         host = StudentHost()
         for identity in job.episodes:
             writer = EpisodeWriter(job.folder, identity, job.suite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -16,10 +17,13 @@ from dgym import __version__
 from dgym.errors import DgymError, UsageError, one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from dgym.bench import Backend, Summary
-    from dgym.specs import EpisodeSpec, SuiteSpec
+    from dgym.chat.session import Settings
+    from dgym.specs import EpisodeSpec, Identity, SuiteSpec
 
 app = typer.Typer(
     name="dgym",
@@ -38,6 +42,14 @@ class BackendName(StrEnum):
     local = "local"
 
 
+class ReplayName(StrEnum):
+    """How recorded answers are used."""
+
+    on = "on"
+    strict = "strict"
+    off = "off"
+
+
 class SplitName(StrEnum):
     """The evaluation splits."""
 
@@ -46,7 +58,12 @@ class SplitName(StrEnum):
     test = "test"
 
 
-TeacherOption = Annotated[str, typer.Option("--teacher", "-t", help="Registered name, or path/to/file.py:Attr.")]
+TeacherOption = Annotated[
+    str,
+    typer.Option(
+        "--teacher", "-t", help="Registered name, path/to/file.py:Attr, or a language model such as openai:gpt-4o-mini."
+    ),
+]
 EnvironmentOption = Annotated[str, typer.Option("--environment", "-e", help="What the teacher sees.")]
 DomainOption = Annotated[str, typer.Option("--domain", "-d", help="What is learned.")]
 StudentOption = Annotated[str, typer.Option("--student", "-s", help="Registered name, or name:variant.")]
@@ -58,6 +75,20 @@ UnsafeOption = Annotated[
         "--unsafe",
         help="Run untrusted programs without a sandbox, where there is none.",
     ),
+]
+ReplayOption = Annotated[
+    ReplayName,
+    typer.Option(
+        help="Recorded answers of language models: use them (on), use nothing else (strict), or ask anew (off)."
+    ),
+]
+RecordOption = Annotated[Path | None, typer.Option(help="Folder of recorded answers; in the cache folder by default.")]
+MaxCostOption = Annotated[float | None, typer.Option(help="Most US dollars to spend on language models.", min=0)]
+MaxTokensOption = Annotated[
+    int | None, typer.Option("--max-teacher-tokens", help="Most tokens, read and written, to spend on them.", min=0)
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Estimate calls, tokens and cost of language models, and run nothing.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
@@ -81,12 +112,21 @@ def bench(
     address: Annotated[str | None, typer.Option(help="Join a running Ray cluster ('auto' finds it).")] = None,
     hosts: Annotated[int | None, typer.Option(help="Student hosts on Ray; as many as fit by default.", min=1)] = None,
     workers: Annotated[int, typer.Option(help="Teacher workers on Ray.", min=1)] = 2,
+    per_host: Annotated[
+        int | None, typer.Option(help="Episodes at a time per student host; 2, or 8 with language models.", min=1)
+    ] = None,
+    replay: ReplayOption = ReplayName.on,
+    record: RecordOption = None,
+    max_cost: MaxCostOption = None,
+    max_tokens: MaxTokensOption = None,
+    dry_run: DryRunOption = False,
     unsafe: UnsafeOption = False,
     as_json: JsonOption = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Ray's own messages.")] = False,
 ) -> None:
     """Run a suite and show its leaderboard. The same command again continues where it stopped."""
     from dgym.bench import bench as run
+    from dgym.bench import unfinished
     from dgym.display import Watch
     from dgym.specs import load_suite
 
@@ -94,12 +134,18 @@ def bench(
     spec = extended(load_suite(suite), teacher or (), seeds)
     folder = out or Path("runs") / spec.name
     console = _console(stderr=as_json)
+    if dry_run:
+        _estimate(unfinished(spec.episodes(), folder)[1], as_json)
+        return
     with Watch(console, f"dgym {spec.name}", live=console.is_terminal and not verbose) as watch:
         summary = run(
             spec.episodes(),
             folder,
             suite=spec.name,
-            backend=_backend(backend, address, hosts, workers, verbose),
+            chat=_chat_settings(replay, record, max_cost, max_tokens),
+            backend=_backend(
+                backend, address=address, hosts=hosts, workers=workers, per_host=per_host, verbose=verbose
+            ),
             begin=watch.begin,
             report=watch.report,
         )
@@ -119,13 +165,22 @@ def run(
     file: Annotated[
         Path | None, typer.Option("--spec", help="An episode spec as TOML, instead of all options but --out.")
     ] = None,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", help="Parameter of the teacher, as NAME=VALUE (repeatable).")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs/single"),
+    replay: ReplayOption = ReplayName.on,
+    record: RecordOption = None,
+    max_cost: MaxCostOption = None,
+    max_tokens: MaxTokensOption = None,
+    dry_run: DryRunOption = False,
     unsafe: UnsafeOption = False,
 ) -> None:
     """Run one episode in this process and watch it learn."""
     from dgym.bench import episode
     from dgym.core import Budget, Rules
-    from dgym.display import Curve
+    from dgym.display import Curve, spending
+    from dgym.results import open as open_run
     from dgym.specs import EpisodeSpec, Seeds, identify, parse_model
 
     _choose_sandbox(unsafe)
@@ -134,6 +189,7 @@ def run(
         if file
         else EpisodeSpec(
             teacher=teacher,
+            teacher_params=_params(param or ()),
             environment=environment,
             domain=domain,
             student=student,
@@ -142,13 +198,21 @@ def run(
         )
     )
     identity = identify(spec)
+    if dry_run:
+        _estimate([identity], as_json=False)
+        return
     console = _console()
     learner = f"{spec.student.partition(':')[0]}:{identity.variant}"
     console.print(f"[bold]{spec.teacher}[/bold] teaches {learner} in {spec.environment}, {spec.domain}")
     curve = Curve(console)
-    last = episode(identity, out, curve.show)
+    last = episode(identity, out, curve.show, _chat_settings(replay, record, max_cost, max_tokens))
     if last.status == "failed":
         raise DgymError(f"The episode failed ({last.boundary}): {last.message}")
+    episodes = open_run(out).episodes
+    row = episodes[episodes["digest"] == identity.digest]
+    for line in (*row["stopped"].dropna(), spending(row)):
+        if line:
+            console.print(line, highlight=False)
     console.print(f"[dim]Rows are in {out}; the digest is {identity.digest}.[/dim]", highlight=False)
 
 
@@ -301,6 +365,28 @@ def show(
 
 
 @app.command()
+def serve(
+    port: Annotated[int, typer.Option(help="Where to listen, on the loopback address.", min=0, max=65535)] = 8000,
+    model: Annotated[str, typer.Option(help="Name of the one model.")] = "stand-in",
+    faults: Annotated[
+        str, typer.Option(help="Faults to show in turn, separated by commas, or 'all': 429, 500, hang, prose, ...")
+    ] = "",
+    every: Annotated[int, typer.Option(help="Every so many requests one is faulty.", min=1)] = 3,
+    capacity: Annotated[int | None, typer.Option(help="Most requests in flight; 429 beyond.", min=1)] = None,
+    latency: Annotated[float, typer.Option(help="Seconds that an answer takes.", min=0)] = 0.0,
+) -> None:
+    """Serve a stand-in for a language model over OpenAI's protocol, for trying teachers out offline."""
+    from dgym.chat_server import FAULTS, ChatServer, Manner
+
+    chosen = FAULTS if faults == "all" else tuple(name for name in faults.split(",") if name)
+    server = ChatServer(Manner(model=model, faults=chosen, every=every, capacity=capacity, latency=latency), port)
+    typer.echo(f"export OPENAI_BASE_URL={server.url} OPENAI_API_KEY=any")
+    typer.echo(f"dgym run --teacher openai:{model}    # in another terminal; Ctrl-C ends this one")
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve()
+
+
+@app.command()
 def check(
     name: Annotated[str, typer.Argument(help="Registered name, or path/to/file.py:Attr.")],
     kind: Annotated[str, typer.Option(help="teacher, domain, environment or student.")] = "teacher",
@@ -414,19 +500,75 @@ def _stage_spec(**fields: Any) -> EpisodeSpec:
     return EpisodeSpec(**{"teacher": "uniform", **fields})
 
 
-def _backend(name: BackendName, address: str | None, hosts: int | None, workers: int, verbose: bool) -> Backend:
+def _backend(name: BackendName, **options: Any) -> Backend:
     from dgym import registry
 
-    if name is BackendName.local:
-        made: Backend = registry.load("backend", "local")()
-    else:
-        made = registry.load("backend", "ray")(address=address, hosts=hosts, workers=workers, verbose=verbose)
+    made: Backend = registry.load("backend", name.value)(**({} if name is BackendName.local else options))
     return made
+
+
+def _chat_settings(replay: ReplayName, record: Path | None, max_cost: float | None, max_tokens: int | None) -> Settings:
+    from dgym.chat.session import Settings
+
+    return Settings(replay.value, str(record.absolute()) if record else None, max_cost, max_tokens)
+
+
+def _params(given: Sequence[str]) -> dict[str, Any]:
+    """Reads `NAME=VALUE`; a value that is JSON is taken as such, any other as text.
+
+    Raises:
+        UsageError: If one is not of that form.
+    """
+    out: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise UsageError(f"--param {text!r} is not of the form NAME=VALUE.")
+        try:
+            out[name] = json.loads(value)
+        except ValueError:
+            out[name] = value
+    return out
+
+
+def _estimate(todo: Sequence[Identity], as_json: bool) -> None:
+    """Shows what the episodes still to run will ask of language models."""
+    from dgym.estimate import estimate, total
+
+    found = estimate(todo)
+    asking = [e for e in found if e.calls]
+    known = all(e.cost is not None for e in asking)
+    summed = total(found)
+    cost = sum((e.cost or 0.0) * e.episodes for e in asking) if known else None
+    if as_json:
+        rows = [vars_of(e) for e in found]
+        typer.echo(json.dumps({"episodes": len(todo), **summed, "cost": cost, "groups": rows}))
+        return
+    console = _console()
+    if asking:
+        table = _table(
+            "teacher", "environment", "domain", "episodes", "calls each", "tokens in", "tokens out", "cost each"
+        )
+        for e in asking:
+            price = "unknown" if e.cost is None else f"${e.cost:.4f}"
+            numbers = (str(e.episodes), str(e.calls), f"{e.tokens_in:,}", f"{e.tokens_out:,}", price)
+            table.add_row(e.teacher, e.environment, e.domain, *numbers)
+        console.print(table)
+    silent = sum(e.episodes for e in found if not e.calls)
+    if silent:
+        console.print(f"{silent} episodes ask no language model.", highlight=False)
+    what = "an unknown sum (extend the price table: $DGYM_PRICES)" if cost is None else f"about ${cost:.2f}"
+    console.print(
+        f"{len(todo)} episodes to run: {summed['calls']:,} calls, {summed['tokens_in']:,} tokens read, "
+        f"{summed['tokens_out']:,} written, {what}. Nothing was run.",
+        highlight=False,
+    )
 
 
 def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -> None:
     from dgym import ablation
     from dgym import leaderboard as board
+    from dgym.display import spending
     from dgym.results import open as open_run
 
     results = open_run(folder)
@@ -462,6 +604,9 @@ def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -
                 f"{usage.seconds:.0f} s between first and last training",
                 highlight=False,
             )
+        spent = spending(results.episodes)
+        if spent:
+            console.print(spent, highlight=False)
         console.print(f"Results and leaderboard.md are in {folder}", highlight=False)
     if summary.failed:
         raise DgymError(f"{len(summary.failed)} of {summary.total} episodes failed; the same command runs them again.")

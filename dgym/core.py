@@ -120,6 +120,7 @@ class Example:
         skill: What the teacher says it trains; a claim, used for probes and tables only.
         item: Index of the plan item that it came from.
         images: What the prompt is about, as encoded files.
+        rejected: Of a preference pair, the response that is worse; `None` for a plain example.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _BYTES
@@ -129,6 +130,7 @@ class Example:
     skill: str | None = None
     item: int = 0
     images: tuple[bytes, ...] = ()
+    rejected: str | None = None
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -237,6 +239,8 @@ class Brief:
         protocol: Remaining rules, by name, such as `{"training": "retrain", "verify": true}`.
         tools: The catalogue of tools, where the domain has one.
         subskills: Refinements of the domain's own skills that may be proposed in a skill tree, by skill.
+        samples: A few problems of the train split with their answers, to show what a problem looks like.
+        pictures: How the picture of an example is described in words, where problems have pictures; else empty.
     """
 
     domain: str
@@ -249,6 +253,8 @@ class Brief:
     protocol: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[Mapping[str, Any], ...] = ()
     subskills: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    samples: tuple[Example, ...] = ()
+    pictures: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -525,6 +531,54 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a language model, from the first request to the answer or to its being given up.
+
+    Attributes:
+        purpose: What it was for, such as `"plan"` or `"write"`.
+        model: Which model.
+        outcome: `"ok"`, or why the answer was lost; one of `dgym.chat.errors.LOSSES`.
+        tokens_in: Tokens read, over all requests that were answered.
+        tokens_out: Tokens written.
+        tokens_cached: Tokens read from the provider's cache.
+        requests: Requests sent, or found recorded: 1, more after transient failures and repairs.
+        cache_hit: Whether every answer came from the record and nothing was sent.
+        cost: Price in US dollars at the price table's rates, recorded or not; `None` for an unknown model.
+        seconds: Latency, waiting for the limiter included.
+        item: Index of the plan item that it served; `None` for a policy's.
+        generation: Data generation within the iteration.
+    """
+
+    purpose: str
+    model: str
+    outcome: str = "ok"
+    tokens_in: int = 0
+    tokens_out: int = 0
+    tokens_cached: int = 0
+    requests: int = 1
+    cache_hit: bool = False
+    cost: float | None = 0.0
+    seconds: float = 0.0
+    item: int | None = None
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an engine made of one plan item.
+
+    Attributes:
+        examples: What it wrote.
+        error: What it ended with, if it ended badly.
+        calls: The language-model calls that it took.
+    """
+
+    examples: tuple[Any, ...] = ()
+    error: DgymError | None = None
+    calls: tuple[Call, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """One iteration of an episode, as `run_episode` yields it.
 
@@ -540,6 +594,8 @@ class Step:
         seconds: Wall-clock seconds by stage: `plan`, `generate`, `gate`, `train`, `answer`.
         train: What the trainer reports, such as `loss` and `tokens`.
         probes: Accuracy on the data taught so far, where the environment asked for it.
+        calls: The teacher's language-model calls of this iteration, policy and engine.
+        stopped: Why the teacher's spending was stopped in this iteration, which is then the last; else empty.
     """
 
     iteration: int
@@ -553,6 +609,8 @@ class Step:
     seconds: Mapping[str, float] = field(default_factory=dict)
     train: Mapping[str, float] = field(default_factory=dict)
     probes: tuple[Probe, ...] = ()
+    calls: tuple[Call, ...] = ()
+    stopped: str = ""
 
     @property
     def kept(self) -> tuple[Example, ...]:
@@ -823,6 +881,19 @@ class Chat(Protocol):
         ...
 
 
+@runtime_checkable
+class Checks(Protocol):
+    """What a language model offers that can be tried before anything is run."""
+
+    def check(self) -> None:
+        """Tries whether calls can succeed.
+
+        Raises:
+            UsageError: If none can; the message says what to set.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Teacher:
     """A named entry: one engine, and a policy for each environment that it enters.
@@ -842,6 +913,9 @@ class Teacher:
         ranked: Whether it is ranked; controls and the ceiling are shown beside the ranking.
         twin: Of a teacher that does not look at the student: the name of the one that does and otherwise
             acts alike; empty for all others.
+        chats: The language models that it asks.
+        concurrency: How many of its plan items may be worked on at a time by one worker: 1 for engines that
+            compute, more for those that wait for a language model.
     """
 
     name: str
@@ -854,13 +928,15 @@ class Teacher:
     state_blind: bool = False
     ranked: bool = True
     twin: str = ""
+    chats: tuple[Chat, ...] = ()
+    concurrency: int = 1
 
 
 class Pool(Protocol):
     """Maps an engine over plan items; the order of results is the order of items."""
 
-    def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Sequence[Example] | DgymError]:
-        """Returns for each item its examples, or the error that the engine ended with."""
+    def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Written]:
+        """Returns for each item what the engine made of it."""
         ...
 
 

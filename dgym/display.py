@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 
+import pandas as pd
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -137,6 +140,25 @@ class Watch:
         done = Table.grid()  # a bar alone would not end its line
         done.add_row(ProgressBar(total=1.0, completed=share, width=60))
         return Group(head, done, table)
+
+
+def spending(episodes: pd.DataFrame) -> str:
+    """Says what the teachers' language models were asked and what was lost; empty where none was asked.
+
+    Args:
+        episodes: Rows of the table `episodes`.
+    """
+    calls = int(episodes["teacher_calls"].fillna(0).sum())
+    if not calls:
+        return ""
+    losses: Counter[str] = Counter()
+    for text in episodes["teacher_losses"].dropna():
+        losses.update(json.loads(text))
+    lost = f", {losses.total()} lost ({', '.join(f'{n} {why}' for why, n in losses.most_common())})" if losses else ""
+    costs = episodes["cost"]
+    cost = "price unknown" if costs.isna().any() else f"${costs.sum():.2f}"
+    tokens = int(episodes["teacher_tokens"].fillna(0).sum())
+    return f"Language models: {calls:,} calls{lost}, {tokens:,} tokens, {cost}"
 
 
 class Curve:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
+from dgym.chat.errors import SpendingStoppedError
+from dgym.chat.ledger import recording
 from dgym.core import (
     MEMORY_LIMIT,
     Attempt,
     Brief,
+    Call,
     Domain,
     Environment,
     Example,
@@ -41,9 +45,10 @@ from dgym.core import (
     Student,
     Teacher,
     Verdict,
+    Written,
     derive_seed,
 )
-from dgym.errors import DgymError, TeacherError, one_line
+from dgym.errors import DgymError, TeacherError, UsageError, one_line
 from dgym.gate import HIDDEN_REASONS, Gate, OverlapIndex, told
 
 PROBE_PER_SKILL = 20
@@ -87,12 +92,17 @@ def run_episode(loop: ClosedLoop, teacher: Teacher, pool: Pool) -> Iterator[Step
 def teach(loop: ClosedLoop, teacher: Teacher, pool: Pool) -> tuple[Verdict, ...]:
     """Lets a teacher see the state, plan and write data once, and puts them through the gate."""
     state = loop.observe()
-    with loop.clock("plan"):
-        plan = ask_policy(teacher.policies[loop.environment.name], loop.brief, state)
+    with loop.clock("plan"), recording() as calls:
+        try:
+            plan = ask_policy(teacher.policies[loop.environment.name], loop.brief, state)
+        except SpendingStoppedError as error:
+            plan = Plan(memory=state.memory)
+            loop.stop(str(error))
+    loop.note(calls)
     plan = loop.accept(plan, state)
     with loop.clock("generate"):
         written = pool.generate(loop.brief, plan.items)
-    return loop.submit(_collect(plan.items, written))
+    return loop.submit(_collect(loop, plan.items, written))
 
 
 class ClosedLoop:
@@ -129,6 +139,8 @@ class ClosedLoop:
             protocol={"training": rules.training, "generations": rules.generations, "verify": rules.verify},
             tools=tuple(getattr(domain, "tools", ())),
             subskills=_subskills(domain),
+            samples=_samples(domain),
+            pictures=str(getattr(domain, "pictures", "")),
         )
         if index is None:
             index = overlap_index(domain)
@@ -148,6 +160,8 @@ class ClosedLoop:
         self._best = 0.0
         self._seconds: dict[str, float] = {}
         self._malformed = ""
+        self._calls: list[Call] = []
+        self._stopped = ""
 
     @property
     def iteration(self) -> int:
@@ -156,8 +170,18 @@ class ClosedLoop:
 
     @property
     def done(self) -> bool:
-        """Whether all iterations have been run."""
-        return self.iteration >= self.rules.iterations
+        """Whether all iterations have been run, or the teacher's spending was stopped."""
+        return self.iteration >= self.rules.iterations or bool(self._stopped and self.last.stopped)
+
+    def note(self, calls: Iterable[Call], item: int | None = None) -> None:
+        """Adds language-model calls to the coming step."""
+        # A policy is asked before its plan is noted, an engine after.
+        generation = len(self._plans) - (item is not None)
+        self._calls += [replace(call, item=item, generation=generation) for call in calls]
+
+    def stop(self, why: str) -> None:
+        """Makes the coming step the last: the teacher may spend nothing more."""
+        self._stopped = self._stopped or why
 
     @property
     def last(self) -> Step:
@@ -264,7 +288,7 @@ class ClosedLoop:
         Raises:
             TeacherError: If data were planned and not one well-formed example came of it.
         """
-        if self._asked and not self._well_formed:
+        if self._asked and not self._well_formed and not self._stopped:
             shown = f" The last was: {self._malformed[:120]}" if self._malformed else ""
             what = "only malformed examples" if self._malformed else "no examples"
             raise TeacherError(f"The teacher planned {self._asked} examples and its engine returned {what}.{shown}")
@@ -289,7 +313,7 @@ class ClosedLoop:
             selection = feedback if self.rules.validation == "paper" else self._ask("selection")
             # Ties go to the earlier iteration, and iteration 0 counts.
             best = first or selection.score > self._best
-            last = self.iteration + 1 >= self.rules.iterations
+            last = self.iteration + 1 >= self.rules.iterations or bool(self._stopped)
             test = self._ask("test") if best or last or self.rules.test_every_iteration else None
         if best:
             self._best = selection.score
@@ -305,8 +329,10 @@ class ClosedLoop:
             seconds=dict(self._seconds),
             train=dict(report),
             probes=self._probes,
+            calls=tuple(self._calls),
+            stopped=self._stopped,
         )
-        self._plans, self._verdicts, self._seconds = [], [], {}
+        self._plans, self._verdicts, self._calls, self._seconds = [], [], [], {}
         self._steps.append(step)
         return step
 
@@ -371,6 +397,23 @@ def _subskills(domain: Domain) -> dict[str, tuple[str, ...]]:
     return {skill: tuple(domain.subskills(skill)) for skill in domain.skills()}
 
 
+SAMPLES: Final = 12
+"""How many problems of the train split a teacher is shown."""
+
+
+def _samples(domain: Domain) -> tuple[Example, ...]:
+    """Returns a few train problems, from as many kinds as there are, without the names of the kinds."""
+    if isinstance(domain, Generator):
+        skills = domain.skills()
+        each = -(-SAMPLES // len(skills))
+        # One of each kind before a second of any.
+        drawn = zip(*(domain.fresh(skill, each, derive_seed("samples", skill)) for skill in skills), strict=True)
+        shown = [example for one_each in drawn for example in one_each]
+    else:
+        shown = [Example(p.prompt, p.reference, images=p.images) for p in domain.problems("train")]
+    return tuple(replace(example, skill=None) for example in shown[:SAMPLES])
+
+
 def overlap_index(domain: Domain) -> OverlapIndex:
     """Builds the index of a domain's evaluation problems, all of them whatever share is used."""
     splits: tuple[Split, ...] = ("feedback", "selection", "test")
@@ -378,27 +421,37 @@ def overlap_index(domain: Domain) -> OverlapIndex:
 
 
 class LocalPool:
-    """Works on plan items one after the other, in this process."""
+    """Works on plan items in this process: one after the other, or so many at a time as the teacher allows."""
 
     def __init__(self, teacher: Teacher) -> None:
-        self._engine = teacher.engine
+        self._teacher = teacher
 
-    def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Sequence[Example] | DgymError]:
+    def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Written]:
         """Maps the engine over items, in order."""
-        return [work(self._engine.generate, brief, item) for item in items]
+        return work_on(self._teacher, brief, items)
 
 
-def work(
-    generate: Callable[[Brief, PlanItem], Sequence[Example]], brief: Brief, item: PlanItem
-) -> Sequence[Example] | DgymError:
+def work_on(teacher: Teacher, brief: Brief, items: Sequence[PlanItem]) -> list[Written]:
+    """Works on plan items, in threads where the engine waits for a language model; results keep their order."""
+    generate = teacher.engine.generate
+    if teacher.concurrency <= 1 or len(items) <= 1:
+        return [work(generate, brief, item) for item in items]
+    with ThreadPoolExecutor(min(teacher.concurrency, len(items))) as pool:
+        return list(pool.map(lambda item: work(generate, brief, item), items))
+
+
+def work(generate: Callable[[Brief, PlanItem], Sequence[Example]], brief: Brief, item: PlanItem) -> Written:
     """Works on one plan item; what the engine raises is returned, and what is over the count is cut."""
-    try:
-        written = generate(brief, item)
-        return list(islice(written, item.count))  # it may never end
-    except DgymError as error:
-        return error
-    except Exception as error:
-        return TeacherError(f"The engine raised {one_line(error)}")
+    with recording() as calls:
+        examples: tuple[Any, ...] = ()
+        error: DgymError | None = None
+        try:
+            examples = tuple(islice(generate(brief, item), item.count))  # it may never end
+        except DgymError as raised:
+            error = raised
+        except Exception as raised:
+            error = TeacherError(f"The engine raised {one_line(raised)}")
+    return Written(examples, error, tuple(calls))
 
 
 def ask_policy(policy: Policy, brief: Brief, state: State) -> Plan:
@@ -433,13 +486,21 @@ def ask_policy(policy: Policy, brief: Brief, state: State) -> Plan:
     return replace(made, items=tuple(made.items), actions=tuple(made.actions), memory=json.loads(memory))
 
 
-def _collect(items: Sequence[PlanItem], written: Sequence[Sequence[Example] | DgymError]) -> list[object]:
-    """Joins the engine's output in order; one item that failed costs its examples, all that failed the episode."""
-    errors = [w for w in written if isinstance(w, DgymError)]
-    if errors and len(errors) == len(items):
-        raise errors[0]
+def _collect(loop: ClosedLoop, items: Sequence[PlanItem], written: Sequence[Written]) -> list[object]:
+    """Joins the engine's output in order.
+
+    An item that failed costs its examples. All that failed cost the episode, and so does a single one if no other
+    could have gone better. Where the spending was stopped, the episode goes on with what there is.
+    """
     out: list[object] = []
     for index, part in enumerate(written):
-        if not isinstance(part, DgymError):
-            out += [replace(e, item=index) if isinstance(e, Example) else e for e in part]
+        loop.note(part.calls, index)
+        out += [replace(e, item=index) if isinstance(e, Example) else e for e in part.examples]
+    errors = [part.error for part in written if part.error is not None]
+    stopped = [error for error in errors if isinstance(error, SpendingStoppedError)]
+    if stopped:
+        loop.stop(str(stopped[0]))
+    hopeless = [error for error in errors if isinstance(error, UsageError)]
+    if hopeless or (errors and len(errors) == len(items) and not stopped):
+        raise (hopeless or errors)[0]
     return out

@@ -419,6 +419,13 @@ def _table(track: str, entrants: Sequence[_Entrant], bootstrap: Bootstrap) -> Ta
         if row.unranked:
             unranked.setdefault(row.unranked, []).append(row.teacher)
     notes += [f"Not ranked: {', '.join(names)}: {reason}." for reason, names in unranked.items()]
+    for entrant in entrants:
+        stopped = int(entrant.episodes["stopped"].notna().sum())
+        if stopped:
+            notes.append(
+                f"{entrant.label}: {_count(stopped, 'episode')} ended early at the limit on spending, "
+                "and count with what they had."
+            )
     if any(row.privileged for row in rows):
         notes.append(_PRIVILEGED)
     named = tuple((compared[i].label, compared[j].label, pair) for (i, j), pair in pairs.items())

@@ -51,6 +51,11 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
         "wrong-answers": "dgym.teachers.builtin:wrong_answers",
         "off-domain": "dgym.teachers.builtin:off_domain",
         "ceiling": "dgym.teachers.builtin:ceiling",
+        "agent": "dgym.teachers.chatting:agent",
+        "agent-blind": "dgym.teachers.chatting:agent_blind",
+        "agent-seeded": "dgym.teachers.chatting:agent_seeded",
+        "agent-pairs": "dgym.teachers.chatting:agent_pairs",
+        "pool": "dgym.teachers.chatting:pool",
     },
     "student": {
         "micro-math": "dgym.students.micro:micro_math",
@@ -65,6 +70,8 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
         "unsafe": "dgym.sandbox.unsafe:Unsafe",
     },
     "chat": {
+        "openai": "dgym.chat:openai",
+        "stand-in": "dgym.teachers.stand_in:StandIn",
         "fake": "dgym.fake_chat:FakeChat",
     },
     "backend": {

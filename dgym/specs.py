@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dgym import registry
 from dgym.core import Budget, Curriculum, Rules, Teacher, digest
@@ -23,7 +23,7 @@ from dgym.models import recipe as training
 from dgym.models.recipe import Recipe
 from dgym.skills.discovery import find_discovery
 from dgym.students.host import find_student
-from dgym.teachers import make_teacher
+from dgym.teachers import full_name, make_teacher
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -93,6 +93,11 @@ class EpisodeSpec(_Frozen):
     threads: int = Field(default=1, ge=1)
     tier: Literal["strict", "seeded"] = "strict"
 
+    @field_validator("teacher")
+    @classmethod
+    def _full(cls, name: str) -> str:
+        return full_name(name)
+
     def seeded_rules(self, teacher: Teacher) -> Rules:
         """Returns the rules with the seeds in place and the budget scaled by the teacher's factor."""
         budget, factor = self.rules.budget, teacher.budget_factor
@@ -125,6 +130,7 @@ class Identity(_Frozen):
         state_blind: Whether the teacher looks at no state; it then counts in every track.
         ranked: Whether it is ranked: controls and the ceiling are shown, not ranked.
         twin: Of a teacher that does not look at the student: the one that does and otherwise acts alike.
+        waits: Whether the teacher asks language models.
     """
 
     spec: EpisodeSpec
@@ -135,6 +141,7 @@ class Identity(_Frozen):
     state_blind: bool
     ranked: bool
     twin: str = ""
+    waits: bool = False
 
     @property
     def label(self) -> str:
@@ -186,6 +193,7 @@ def identify(spec: EpisodeSpec) -> Identity:
         state_blind=teacher.state_blind,
         ranked=teacher.ranked,
         twin=teacher.twin,
+        waits=bool(teacher.chats),
     )
 
 

@@ -1,4 +1,4 @@
-"""Comparing runs: all rows of all tables, without times and costs."""
+"""Comparing runs: all rows of all tables, without times and what depends on what was recorded before."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pandas as pd
 
 from dgym import results
 
+MAY_DIFFER = ("retries", "cache_hit")
 TABLES = ("episodes", "steps", "attempts", "examples", "calls")
 
 
@@ -16,7 +17,7 @@ def rows(run: Path) -> dict[str, pd.DataFrame]:
     out = {}
     for table in TABLES:
         frame = getattr(results.open(run), table)
-        frame = frame[[c for c in frame if not c.startswith(("seconds", "cost")) and not c.endswith("_at")]]
+        frame = frame[[c for c in frame if not (c.startswith("seconds") or c.endswith("_at") or c in MAY_DIFFER)]]
         keys = [c for c in ("digest", "iteration", "generation", "split", "problem", "item", "prompt") if c in frame]
         out[table] = frame.sort_values(keys, kind="stable").reset_index(drop=True)
     return out

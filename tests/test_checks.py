@@ -22,8 +22,11 @@ def failed(findings, *, warning=False):
 @pytest.mark.parametrize("kind", ["teacher", "domain", "environment", "student"])
 def test_all_that_is_registered_conforms(kind):
     for name in registry.BUILTIN[kind]:
+        if name == "pool":
+            continue  # it needs a file; see tests/teachers/test_writing.py
+        entry = f"{name}@stand-in" if name.startswith("agent") else name
         for domain in ("fake", "math") if kind == "teacher" else ("fake",):
-            findings = checks.check(kind, name, domain, deep=name == "fake")
+            findings = checks.check(kind, entry, domain, deep=name == "fake")
             assert checks.passed(findings)
             assert failed(findings, warning=True) == []
             assert len(findings) >= 3

@@ -256,7 +256,7 @@ class Threads(LocalPool):
 
     def generate(self, brief, items):
         with ThreadPoolExecutor(4) as pool:
-            return list(pool.map(lambda item: work(self._engine.generate, brief, item), items))
+            return list(pool.map(lambda item: work(self._teacher.engine.generate, brief, item), items))
 
 
 @pytest.mark.parametrize("pool", [Backwards, Threads])
@@ -371,7 +371,7 @@ def test_more_than_asked_is_cut_even_without_end(play, scripted):
         return (Example(f"add 1 {n}", str(n + 1)) for n in count(1_000))
 
     assert len(play(scripted(writer=writer), iterations=1, budget=10).steps[1].verdicts) == 10
-    assert len(work(lambda b, i: repeat("x"), None, PlanItem(3))) == 3
+    assert len(work(lambda b, i: repeat("x"), None, PlanItem(3)).examples) == 3
 
 
 def test_one_failed_item_costs_its_examples_only(play, scripted):

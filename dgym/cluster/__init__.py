@@ -13,10 +13,31 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dgym.bench import Job, Report, Usage
 from dgym.errors import InfrastructureError, UsageError, one_line
+
+COMPUTING: Final = 2
+"""Episodes at a time per host where all teachers compute."""
+
+WAITING: Final = 8
+"""Episodes at a time per host where a teacher waits for a language model."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Handles of the actors that a run's episodes share.
+
+    Attributes:
+        manager: Leases student hosts.
+        workers: Write examples.
+        desk: Limits language-model calls and counts what they cost.
+    """
+
+    manager: Any
+    workers: Sequence[Any]
+    desk: Any
 
 
 @dataclass(frozen=True)
@@ -28,14 +49,15 @@ class RayBackend:
             the run.
         hosts: Student hosts; by default as many as fit: one per GPU, else one per `threads` CPUs.
         workers: Teacher workers.
-        per_host: Episodes at a time per host; two keep it busy while the other's teacher writes.
+        per_host: Episodes at a time per host. Two keep it busy where teachers compute; by default there are eight
+            where one waits for a language model.
         verbose: Whether Ray's own messages are shown.
     """
 
     address: str | None = None
     hosts: int | None = None
     workers: int = 2
-    per_host: int = 2
+    per_host: int | None = None
     verbose: bool = False
 
     def run(self, job: Job, report: Report) -> Usage:
@@ -49,6 +71,7 @@ class RayBackend:
         _must_answer(self.address)
         import ray
 
+        from dgym.cluster.chat import start_desk
         from dgym.cluster.hosts import HOST_RESOURCE, HostManager, fitting, host_stats, start_hosts
         from dgym.cluster.pool import start_workers
 
@@ -74,12 +97,15 @@ class RayBackend:
             hosts = start_hosts(wanted, gpus_per_host=1.0 if on_gpu else 0.0)
             manager = ray.remote(HostManager).options(num_cpus=0).remote(hosts)
             ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
-            self._tune(job, report, manager, start_workers(self.workers), wanted)
+            desk = start_desk(job.chat)
+            workers = start_workers(self.workers, job.chat, desk)
+            per_host = self.per_host or (WAITING if any(i.waits for i in job.episodes) else COMPUTING)
+            self._tune(job, report, Shared(manager, workers, desk), wanted * per_host)
             return Usage.of(host_stats(hosts))
         finally:
             ray.shutdown()
 
-    def _tune(self, job: Job, report: Report, manager: Any, workers: Sequence[Any], hosts: int) -> None:
+    def _tune(self, job: Job, report: Report, shared: Shared, at_a_time: int) -> None:
         from ray import tune
 
         from dgym.cluster.trial import EpisodeTrial, Watcher
@@ -87,16 +113,16 @@ class RayBackend:
         with tempfile.TemporaryDirectory(prefix="dgym-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(
-                    tune.with_parameters(EpisodeTrial, job=job, manager=manager, workers=list(workers)),
+                    tune.with_parameters(EpisodeTrial, job=job, shared=shared),
                     {"cpu": 0.01},
                 ),
                 param_space={"index": tune.grid_search(list(range(len(job.episodes))))},
-                tune_config=tune.TuneConfig(max_concurrent_trials=hosts * self.per_host, reuse_actors=True),
+                tune_config=tune.TuneConfig(max_concurrent_trials=at_a_time, reuse_actors=True),
                 run_config=tune.RunConfig(
                     name="episodes",
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[Watcher(job, report, manager)],
+                    callbacks=[Watcher(job, report, shared.manager)],
                     failure_config=tune.FailureConfig(max_failures=1),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
                 ),

@@ -3,30 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from threading import Lock
 from typing import Any
 
 import ray
 
-from dgym.core import Brief, Example, PlanItem, Teacher
-from dgym.episode import work
-from dgym.errors import DgymError, InfrastructureError
+from dgym.chat import session
+from dgym.cluster.chat import remote_session
+from dgym.core import Brief, PlanItem, Teacher, Written
+from dgym.episode import work_on
+from dgym.errors import InfrastructureError
 from dgym.teachers import make_teacher
+
+EPISODES_PER_WORKER = 32
+"""Episodes whose items one worker works on at a time: those of language models only wait."""
 
 
 class TeacherWorker:
-    """Makes each teacher once and works on its plan items, one at a time."""
+    """Makes each teacher once and works on its plan items; several calls may run at a time, in threads.
 
-    def __init__(self) -> None:
+    Args:
+        settings: What a person chose for language-model calls.
+        desk: Handle of the `ChatDesk` that the run's processes share.
+    """
+
+    def __init__(self, settings: session.Settings, desk: Any) -> None:
+        session.begin(remote_session(settings, desk))
         self._teachers: dict[str, Teacher] = {}
+        # Items of engines that compute come one at a time, as there is one core for them.
+        self._computing = Lock()
 
-    def work(
-        self, name: str, params: Mapping[str, Any], brief: Brief, items: Sequence[PlanItem]
-    ) -> list[Sequence[Example] | DgymError]:
-        """Works on some items in order."""
+    def work(self, name: str, params: Mapping[str, Any], brief: Brief, items: Sequence[PlanItem]) -> list[Written]:
+        """Works on some items; results keep their order."""
         key = f"{name} {sorted(params.items())!r}"
-        if key not in self._teachers:
-            self._teachers[key] = make_teacher(name, params)
-        return [work(self._teachers[key].engine.generate, brief, item) for item in items]
+        teacher = self._teachers.get(key)
+        if teacher is None:
+            teacher = self._teachers.setdefault(key, make_teacher(name, params))
+        with nullcontext() if teacher.concurrency > 1 else self._computing:
+            return work_on(teacher, brief, items)
 
 
 class RayPool:
@@ -44,7 +59,7 @@ class RayPool:
     def __init__(self, workers: Sequence[Any], name: str, params: Mapping[str, Any], shift: int = 0) -> None:
         self._workers, self._name, self._params, self._shift = list(workers), name, dict(params), shift
 
-    def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Sequence[Example] | DgymError]:
+    def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Written]:
         """Maps the engine over the items; a worker that died fails its items only."""
         count = len(self._workers)
         parts = [list(items[first::count]) for first in range(count)]
@@ -53,7 +68,7 @@ class RayPool:
             for first, part in enumerate(parts)
             if part
         }
-        out: list[Sequence[Example] | DgymError] = [InfrastructureError("The teacher worker died.")] * len(items)
+        out = [Written(error=InfrastructureError("The teacher worker died."))] * len(items)
         for first, call in calls.items():
             try:
                 out[first::count] = ray.get(call)
@@ -62,7 +77,7 @@ class RayPool:
         return out
 
 
-def start_workers(count: int) -> list[Any]:
+def start_workers(count: int, settings: session.Settings, desk: Any) -> list[Any]:
     """Starts teacher workers; they take no CPU from Ray's count, the hosts are what is scheduled."""
-    actor = ray.remote(TeacherWorker).options(num_cpus=0, max_restarts=3)
-    return [actor.remote() for _ in range(count)]
+    actor = ray.remote(TeacherWorker).options(num_cpus=0, max_restarts=3, max_concurrency=EPISODES_PER_WORKER)
+    return [actor.remote(settings, desk) for _ in range(count)]

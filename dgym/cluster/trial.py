@@ -10,6 +10,9 @@ from typing import Any
 from ray import tune
 
 from dgym.bench import Job, Progress, Report, failed, recorded, student_config
+from dgym.chat import session
+from dgym.cluster import Shared
+from dgym.cluster.chat import remote_session
 from dgym.cluster.hosts import open_student
 from dgym.cluster.pool import RayPool
 from dgym.errors import InfrastructureError
@@ -24,9 +27,10 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
     the trial was: a trial that is restored runs its episode from the start, with the same outcome.
     """
 
-    def setup(self, config: dict[str, Any], job: Job, manager: Any, workers: list[Any]) -> None:
+    def setup(self, config: dict[str, Any], job: Job, shared: Shared) -> None:
         """Called once per process."""
-        self._job, self._manager, self._workers = job, manager, workers
+        session.begin(remote_session(job.chat, shared.desk))
+        self._job, self._manager, self._workers = job, shared.manager, shared.workers
         self._open(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -39,7 +43,7 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
         """Runs the episode's next iteration."""
         progress = next(self._progress)
         # The last iteration's row and the end of the episode are one report.
-        if progress.status == "running" and progress.iteration >= self._identity.spec.rules.iterations:
+        if progress.status == "running" and progress.last:
             progress = next(self._progress)
         if progress.status != "running":
             self._end()

@@ -1,5 +1,7 @@
 """Small pictures of coloured shapes on a grid: drawn with Pillow from a scene graph, and read back exactly.
 
+A scene can also be told in words (`describe`), and read from words (`read_description`).
+
 A picture has 48 by 48 pixels in a grid of 3 by 3 cells, with at most one thing in a cell. A PNG that this module
 writes holds the pixels and no metadata, so that whatever is said of a scene can be checked against its picture.
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import struct
 import zlib
 from collections.abc import Callable, Mapping
@@ -52,11 +55,20 @@ SIDE: Final = 48
 OFFSETS: Final = (-1, 0, 1)
 """How far a thing may be from its usual place in its cell, in pixels, across or down."""
 
+FEWEST_THINGS: Final = 2
+"""How many things a drawn scene has at least."""
+
 MOST_THINGS: Final = 6
 """How many things a drawn scene has at most."""
 
 MAX_BYTES: Final = 8_192
 """Largest file that is read as a picture; a written one is much smaller."""
+
+USUAL_SIZE: Final = "large"
+"""The size of a thing that is described without one."""
+
+MAX_DESCRIPTION: Final = 2_000
+"""Longest text that is read as a description, in characters."""
 
 _CELL: Final = 16
 _WIDTHS: Final = {"small": 7, "large": 13}
@@ -204,7 +216,7 @@ def draw_scene(rng: random.Random, rare: frozenset[tuple[str, str]] = frozenset(
         rare: Pairs of colour and shape that no thing has.
         shown: Whether one or two things have one of the rare pairs after all.
     """
-    count = rng.randint(2, MOST_THINGS)
+    count = rng.randint(FEWEST_THINGS, MOST_THINGS)
     colours = rng.sample(tuple(COLOURS), rng.choice((2, 3, 3, 4, 5, 6)))
     shapes = rng.sample(SHAPES, rng.choice((2, 3, 3, 4, 5)))
     pairs = [(colour, shape) for colour in colours for shape in shapes if (colour, shape) not in rare]
@@ -220,3 +232,155 @@ def draw_scene(rng: random.Random, rare: frozenset[tuple[str, str]] = frozenset(
         for cell, (colour, shape), rest in zip(cells, looks, rng.choices(_DETAILS, k=count), strict=True)
     )
     return Scene(things, rng.choice(SHADES))
+
+
+def describe(scene: Scene) -> str:
+    """Tells in plain English what a scene shows; `read_description` turns it back into the scene.
+
+    Offsets and shade are told only where they are not the usual ones.
+    """
+    told = [_tell(thing) for thing in scene.things]
+    if scene.shade != SHADES[0]:
+        told.append(f"the background is grey {scene.shade}")
+    return "; ".join(told)
+
+
+def _tell(thing: Thing) -> str:
+    centre = thing.row == thing.column == 1
+    place = "in the middle" if centre else f"at the {ROWS[thing.row]} {COLUMNS[thing.column]}"
+    ways = {"left": -thing.right, "right": thing.right, "up": -thing.down, "down": thing.down}
+    moved = " and ".join(f"1 pixel {way}" for way, pixels in ways.items() if pixels > 0)
+    return f"a {thing.size} {thing.colour} {thing.shape} {place}" + (f", {moved}" if moved else "")
+
+
+# How a description is read. Words are brought into one form, phrases into single marks in capital letters, which no
+# word has; what is left over then is something that was not understood.
+_FILLERS: Final = frozenset(("a", "an", "the", "is", "are", "there", "at", "in", "on", "to", "against", "located"))
+_SAME: Final[Mapping[str, str]] = {
+    "centre": "middle",
+    "center": "middle",
+    "upper": "top",
+    "lower": "bottom",
+    "big": "large",
+    "little": "small",
+    "gray": "grey",
+    "one": "1",
+    "pixels": "pixel",
+}
+_DARK: Final = r"(?:dark |plain )*(?:dark|grey)"
+_PHRASES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
+    (re.compile(pattern), mark)
+    for pattern, mark in (
+        (r"^(?:picture|image|scene|grid) (?:of|with|shows)\b", ""),
+        # A phrase about the background ends what went before, or its neighbours might pass for a thing's attributes.
+        (rf"\bbackground {_DARK}(?: (\d+))?(?=$| [;,])", r"; BACKGROUND\1 ;"),
+        (rf"\b{_DARK} background\b(?: with\b)?", "; BACKGROUND ;"),
+        (r"\b(?:1 )?pixel (left|right|up|down)\b", r"MOVED\1"),
+        (r"\bof (?=(?:top|bottom) (?:row|edge|side)|(?:left|right) (?:column|edge|side)|middle (?:row|column))", ""),
+        (r"\bof (?:picture|image|scene|grid)\b", ""),
+        (r"\bmiddle (row|column)\b", r"MIDDLE\1"),
+        (r"\b(top|bottom) (?:row|edge|side)\b", r"\1"),
+        (r"\b(left|right) (?:column|edge|side)\b", r"\1"),
+        (r"\b(top|bottom|middle) (left|right|middle) (?:corner|cell)\b", r"\1 \2"),
+        (r"\bmiddle cell\b", "middle"),
+    )
+)
+_BACKGROUND: Final = re.compile(r"BACKGROUND(\d*)")
+_MOVES: Final[Mapping[str, tuple[str, int]]] = {
+    "MOVEDleft": ("right", -1),
+    "MOVEDright": ("right", 1),
+    "MOVEDup": ("down", -1),
+    "MOVEDdown": ("down", 1),
+}
+_MOST_PIECES: Final = 8
+
+
+def read_description(text: str) -> Scene | None:
+    """Reads what a picture is to show from a description in plain English, such as those of `describe`.
+
+    A thing has a colour, a shape, a row and a column, in any order, and may have a size (else `USUAL_SIZE`). Things
+    are separated by semicolons, full stops or lines, or by commas or "and" where only one reading is possible.
+
+    Returns:
+        The scene; `None` where a thing cannot be placed or two share a cell, where there are fewer than
+        `FEWEST_THINGS` or more than `MOST_THINGS`, and where anything was said that is not understood, so that a
+        picture never shows less than its description.
+    """
+    if len(text) > MAX_DESCRIPTION:
+        return None
+    plain = re.sub(r"^\s*(?:[*•]|\d+[.)])\s", "\n", text.lower(), flags=re.MULTILINE)
+    plain = re.sub(r"[-–—:()]", " ", plain)
+    if re.search(r"[^a-z0-9\s;.,]", plain):
+        return None
+    words = [_SAME.get(word, word) for word in re.findall(r"[a-z0-9]+|,|[;.\n]", plain)]
+    separators = {"and": ",", ".": ";", "\n": ";"}
+    plain = " ".join(separators.get(word, word) for word in words if word not in _FILLERS)
+    for pattern, mark in _PHRASES:
+        plain = pattern.sub(mark, plain)
+    things: list[Thing] = []
+    shades: list[int] = []
+    for part in plain.split(";"):
+        pieces = [piece.split() for piece in part.split(",") if piece.strip()]
+        background = _BACKGROUND.fullmatch(pieces[0][0]) if len(pieces) == 1 and len(pieces[0]) == 1 else None
+        if background:
+            shades.append(int(background[1] or SHADES[0]))
+            continue
+        read = _read_things(pieces)
+        if read is None:
+            return None
+        things += read
+    cells = {(thing.row, thing.column) for thing in things}
+    if len(cells) < len(things) or not FEWEST_THINGS <= len(things) <= MOST_THINGS:
+        return None
+    if len(shades) > 1 or not set(shades) <= set(SHADES):
+        return None
+    return Scene(tuple(sorted(things, key=lambda t: (t.row, t.column))), *shades)
+
+
+def _read_things(pieces: list[list[str]]) -> tuple[Thing, ...] | None:
+    """Reads the things that consecutive pieces of text tell of; `None` if there is not exactly one reading."""
+    # From the end: all readings of what follows a piece, of which two are as bad as many.
+    readings: list[list[tuple[Thing, ...]]] = [[] for _ in pieces] + [[()]]
+    for first in reversed(range(len(pieces))):
+        words: list[str] = []
+        for last in range(first, min(first + _MOST_PIECES, len(pieces))):
+            words += pieces[last]
+            thing = _read_thing(words) if readings[last + 1] else None
+            if thing is not None:
+                readings[first] += [(thing, *rest) for rest in readings[last + 1]]
+        readings[first] = readings[first][:2]
+    return readings[0][0] if len(readings[0]) == 1 else None
+
+
+def _read_thing(words: list[str]) -> Thing | None:
+    """Reads one thing from its words, in any order; `None` if one is lacking, contradicted or not understood."""
+    looks = {"shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES}
+    found: dict[str, list[str]] = {name: [word for word in words if word in values] for name, values in looks.items()}
+    moves = [_MOVES[word] for word in words if word in _MOVES]
+    rest = [word for word in words if word not in _MOVES and not any(word in values for values in looks.values())]
+    place = _read_place(rest)
+    if place is None or not len(found["shape"]) == len(found["colour"]) == 1 or len(found["size"]) > 1:
+        return None
+    moved = dict(moves)
+    if len(moved) < len(moves):
+        return None
+    size = found["size"][0] if found["size"] else USUAL_SIZE
+    return Thing(*place, found["shape"][0], found["colour"][0], size, **moved)
+
+
+def _read_place(words: list[str]) -> tuple[int, int] | None:
+    """Reads a cell from words of place; `None` if there is none, more than one, or any other word."""
+    rows = {1 if word == "MIDDLErow" else ROWS.index(word) for word in words if word in ("top", "bottom", "MIDDLErow")}
+    columns = {
+        1 if word == "MIDDLEcolumn" else COLUMNS.index(word)
+        for word in words
+        if word in ("left", "right", "MIDDLEcolumn")
+    }
+    if not set(words) <= {*ROWS, *COLUMNS, "MIDDLErow", "MIDDLEcolumn"}:
+        return None
+    if "middle" in words:
+        # It is said of whatever is not named otherwise.
+        if rows and columns and 1 not in rows | columns:
+            return None
+        rows, columns = rows or {1}, columns or {1}
+    return (rows.pop(), columns.pop()) if len(rows) == len(columns) == 1 else None

@@ -751,6 +751,14 @@ class VqaDomain(ProceduralDomain):
         "One word or number and nothing else: 'yes', 'no', a colour ('red'), a shape ('circle'), a size ('small'), "
         "a count ('3'), a row ('top', 'middle', 'bottom') or a column ('left', 'middle', 'right')."
     )
+    pictures: ClassVar[str] = (
+        "Name two to six things, separated by semicolons, each with its size (small, large), colour (red, green, "
+        "blue, yellow, purple, white), shape (circle, square, triangle, diamond, cross), row (top, middle, bottom) "
+        "and column (left, middle, right), no two of them in the same cell of the grid. For example: 'a large red "
+        "circle at the top left; a small blue square in the middle; a large green cross at the bottom middle'. Say "
+        "nothing else, of other colours, of how things stand to each other or of the background: a picture is only "
+        "drawn where every word is understood."
+    )
 
     def refinements(self) -> Mapping[str, Sequence[str]]:
         """Returns every question type with its structures."""

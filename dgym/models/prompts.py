@@ -36,22 +36,30 @@ class Prompts:
     Args:
         tokenizer: A transformers tokenizer.
         processor: A transformers processor where the model sees images, else `None`.
+        side: Width and height of the images that the model takes, where its processor does not see to that.
     """
 
-    def __init__(self, tokenizer: Any, processor: Any = None) -> None:
-        self.tokenizer, self._processor = tokenizer, processor
+    def __init__(self, tokenizer: Any, processor: Any = None, side: int | None = None) -> None:
+        self.tokenizer, self._processor, self._side = tokenizer, processor, side
         # The same problems are asked after every training.
         self._encoded = lru_cache(maxsize=_REMEMBERED)(self._encode)
 
     @classmethod
-    def load(cls, path: str, sees: bool) -> Prompts:
-        """Loads tokenizer, and processor where the model sees images, from a folder or by hub id."""
+    def load(cls, path: str, sees: bool, side: int | None = None) -> Prompts:
+        """Loads tokenizer, and processor where the model sees images, from a folder or by hub id.
+
+        Args:
+            path: The folder or id.
+            sees: Whether the model sees images.
+            side: Width and height of the images that it takes.
+        """
         from transformers import AutoProcessor, AutoTokenizer
 
         if not sees:
             return cls(AutoTokenizer.from_pretrained(path))
         processor = AutoProcessor.from_pretrained(path)
-        return cls(processor.tokenizer, processor)
+        resizes = getattr(processor.image_processor, "do_resize", True)
+        return cls(processor.tokenizer, processor, None if resizes else side)
 
     def encode(self, text: str, images: Sequence[bytes] = ()) -> Prompt:
         """Encodes what a student is asked.
@@ -77,10 +85,15 @@ class Prompts:
         shown = self._processor.apply_chat_template(
             [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
         )
-        pictures = [open_image(i) for i in images] or None
+        pictures = [self._fitted(open_image(i)) for i in images] or None
         made = self._processor(text=shown, images=pictures, return_tensors="pt", add_special_tokens=False)
         extras = {k: v for k, v in made.items() if k not in ("input_ids", "attention_mask", "token_type_ids")}
         return Prompt(tuple(made["input_ids"][0].tolist()), extras)
+
+    def _fitted(self, picture: Any) -> Any:
+        """Scales a picture to the size that the model takes; whoever draws for it may draw larger ones."""
+        fits = self._side is None or picture.size == (self._side, self._side)
+        return picture if fits else picture.resize((self._side, self._side))
 
     def save(self, path: str | Path) -> None:
         """Writes what `load` reads into a folder."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgym.errors import UsageError, one_line, unknown_name
-from dgym.results.schema import EPISODES, SCHEMA_VERSION, TABLES, VERSION_KEY, partitions_of
+from dgym.results.schema import EPISODES, READABLE, TABLES, VERSION_KEY, Table, partitions_of
 
 
 class Run:
@@ -92,16 +92,18 @@ class Run:
     def _parts(self) -> dict[str, Path]:
         """The part of every episode by digest, relative to a table's folder."""
         # A teacher's file keeps its digest when it moves, so a digest may have parts in two folders: the
-        # finished one counts, then the later one.
-        best: dict[str, tuple[tuple[bool, Any], Path]] = {}
+        # finished one counts, then one that was not stopped, then the later one.
+        best: dict[str, tuple[tuple[bool, bool, Any], Path]] = {}
         unread: list[str] = []
         for part in part_files(self.folder / "episodes"):
             try:
-                row = read_part(self.folder / "episodes", part, ["digest", "status", "finished_at"]).to_pylist()[0]
+                row = read_part(
+                    self.folder / "episodes", part, ["digest", "status", "stopped", "finished_at"]
+                ).to_pylist()[0]
             except ValueError as error:
                 unread.append(str(error))
                 continue
-            order = (row["status"] == "ok", row["finished_at"])
+            order = (row["status"] == "ok", row["stopped"] is None, row["finished_at"])
             if row["digest"] not in best or best[row["digest"]][0] < order:
                 best[row["digest"]] = (order, part)
         if unread:
@@ -117,15 +119,27 @@ class Run:
 def _merged(path: Path, names: Sequence[str], where: Any) -> pa.Table:
     """Reads a published table; see `dgym.results.compact`."""
     try:
-        version = (pq.read_schema(path).metadata or {}).get(VERSION_KEY, b"none").decode()
-        if version != SCHEMA_VERSION:
-            raise ValueError(f"its schema has version {version}, this dgym reads {SCHEMA_VERSION}")
-        rows = pq.read_table(
-            path, columns=list(names), filters=where, page_checksum_verification=True, partitioning=None
-        )
+        newer = _newer(TABLES[path.stem], pq.read_schema(path))
+        there = [name for name in names if name not in newer]
+        rows = pq.read_table(path, columns=there, filters=where, page_checksum_verification=True, partitioning=None)
+        wanted = TABLES[path.stem].read_schema
+        for name in set(names) - set(there):
+            rows = rows.append_column(name, pa.nulls(rows.num_rows, wanted.field(name).type))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {one_line(error)}") from error
     return rows.select(list(names)).replace_schema_metadata(None)
+
+
+def _newer(table: Table, schema: pa.Schema) -> set[str]:
+    """Returns the columns that a file's version of the schema did not have yet.
+
+    Raises:
+        ValueError: If that version is not read, so that a column that is missing for another reason never looks empty.
+    """
+    version = (schema.metadata or {}).get(VERSION_KEY, b"none").decode()
+    if version not in READABLE:
+        raise ValueError(f"its schema has version {version}, this dgym reads {' and '.join(READABLE)}")
+    return {column.name for column in table.columns if column.since > int(version)}
 
 
 def open(run: str | PathLike[str]) -> Run:  # noqa: A001 (used as results.open)
@@ -165,15 +179,20 @@ def read_part(folder: Path, part: Path, columns: Sequence[str]) -> pa.Table:
     values = partitions_of(part)
     try:
         with pq.ParquetFile(folder / part, page_checksum_verification=True) as file:
-            version = (file.schema_arrow.metadata or {}).get(VERSION_KEY, b"none").decode()
-            if version != SCHEMA_VERSION:
-                raise ValueError(f"its schema has version {version}, this dgym reads {SCHEMA_VERSION}")
-            rows = file.read(columns=[name for name in columns if name in schema.names])
+            newer = _newer(TABLES[folder.name], file.schema_arrow)
+            rows = file.read(columns=[name for name in columns if name in schema.names and name not in newer])
             count = file.metadata.num_rows
         for column in rows.schema:
             if column.type != schema.field(column.name).type:
                 raise ValueError(f"its column {column.name!r} is of type {column.type}")
-        arrays = [pa.repeat(values[name], count) if name in values else rows.column(name) for name in columns]
+        arrays = [
+            pa.repeat(values[name], count)
+            if name in values
+            else pa.nulls(count, schema.field(name).type)
+            if name in newer
+            else rows.column(name)
+            for name in columns
+        ]
         if folder.name == EPISODES.name and count != 1:
             raise ValueError(f"it has {count} rows where one episode is due")
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

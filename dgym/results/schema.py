@@ -8,8 +8,8 @@ Domain, environment and teacher stand in the folder names only, percent-encoded 
 pyarrow, pandas and DuckDB give back the exact names (a teacher may be `path/to/file.py:Attr`) and no column of a
 file can contradict its folder. Scores are in [0, 1] here; points (100 times that) are for the leaderboard.
 
-All columns except times (`seconds*`, `*_at`) and `cost` are a function of the episode's identity and steps, so
-that a resumed run equals an undisturbed one.
+All columns except times (`seconds*`, `*_at`), `retries` and `cache_hit` are a function of the episode's identity
+and steps, so that a resumed run equals an undisturbed one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = "2"
+SCHEMA_VERSION: Final = "3"
 """Version of all five tables; stands in each file's metadata under `dgym.schema`."""
+
+READABLE: Final = ("2", SCHEMA_VERSION)
+"""Versions that are read: columns that an older one did not have yet are null."""
 
 VERSION_KEY: Final = b"dgym.schema"
 
@@ -41,12 +44,14 @@ class Column:
         type: Its Arrow type.
         meaning: What it says; also when it is null.
         unit: Its unit or range; empty for names, flags and text.
+        since: The first version of the schema that has it.
     """
 
     name: str
     type: Any
     meaning: str
     unit: str = ""
+    since: int = 2
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,15 @@ EPISODES: Final = Table(
         Column("ranked", _BOOL, "whether the teacher is ranked; false for controls and the ceiling"),
         Column("twin", _TEXT, "of a teacher that does not look at the student: the one that does; else null"),
         Column("status", _TEXT, "ok or failed"),
-        Column("error_boundary", _TEXT, "who was responsible: domain, teacher, student, infrastructure; null if ok"),
+        Column(
+            "stopped",
+            _TEXT,
+            "why the teacher's spending was stopped, which ended the episode early; else null",
+            since=3,
+        ),
+        Column(
+            "error_boundary", _TEXT, "who was responsible: usage, domain, teacher, student, infrastructure; null if ok"
+        ),
         Column("error_stage", _TEXT, "stage at which it failed, where known; null if ok"),
         Column("error", _TEXT, "what happened, in one line; null if ok"),
         Column("protocol", _TEXT, "digest of rules, recipe, engine, precision and tier: equal means comparable"),
@@ -146,8 +159,10 @@ EPISODES: Final = Table(
         Column("examples_submitted", _INT, "examples that counted against the budget", "count"),
         Column("examples_kept", _INT, "examples that the student was trained on", "count"),
         Column("response_tokens", _INT, "response tokens that counted against the budget", "tokens"),
+        Column("teacher_calls", _INT, "calls of the teacher's language models", "count", since=3),
+        Column("teacher_losses", _TEXT, "calls that gave no usable answer by reason, as counts; JSON", since=3),
         Column("teacher_tokens", _INT, "tokens read and written by the teacher's language models", "tokens"),
-        Column("cost", _REAL, "price of the teacher's calls", "USD"),
+        Column("cost", _REAL, "price of the teacher's calls, recorded ones included; null if unknown", "USD"),
         Column("seconds_student", _REAL, "wall-clock time of training and answering", "s"),
         Column("seconds_total", _REAL, "wall-clock time of all stages", "s"),
         Column("started_at", _TIME, "when this process began the episode", "UTC"),
@@ -212,27 +227,37 @@ EXAMPLES: Final = Table(
         Column("known", _BOOL, "whether the student knew the answer before; null where it was not asked"),
         Column("prompt", _TEXT, "the problem"),
         Column("response", _TEXT, "the answer to learn"),
+        Column("rejected", _TEXT, "of a preference pair, the response that is worse; else null", since=3),
         Column("images", pa.list_(pa.binary()), "what the problem is about, as encoded files; null if none"),
     ),
 )
 
 CALLS: Final = Table(
     "calls",
-    "One call of a teacher's engine: one plan item.",
+    "One call of a language model, or, for an engine without one, of the engine itself for one plan item.",
     (
         _DIGEST,
         _ITERATION,
         Column("generation", _INT, "data generation within the iteration", "count"),
-        Column("item", _INT, "index of the plan item", "count"),
-        Column("asked", _INT, "examples asked for", "count"),
-        Column("returned", _INT, "examples submitted for it; null with several generations in an iteration", "count"),
+        Column(
+            "purpose", _TEXT, "what it was for, such as plan, write, solve; null for engines without a model", since=3
+        ),
+        Column("item", _INT, "index of the plan item; null for a policy's call", "count"),
+        Column("asked", _INT, "examples that the plan item asked for; null for a policy's call", "count"),
+        Column(
+            "returned",
+            _INT,
+            "examples submitted for the plan item; null for a policy's call, and with several generations",
+            "count",
+        ),
         Column("model", _TEXT, "language model; null for engines without one"),
+        Column("outcome", _TEXT, "ok, or why the answer was lost; null for engines without a model", since=3),
         Column("tokens_in", _INT, "tokens read", "tokens"),
         Column("tokens_out", _INT, "tokens written", "tokens"),
         Column("tokens_cached", _INT, "tokens read from the provider's cache", "tokens"),
-        Column("retries", _INT, "attempts after the first", "count"),
-        Column("cache_hit", _BOOL, "whether the answer came from the local cache"),
-        Column("cost", _REAL, "price", "USD"),
+        Column("retries", _INT, "requests after the first, repairs among them", "count"),
+        Column("cache_hit", _BOOL, "whether all of it came from the record, and nothing was sent"),
+        Column("cost", _REAL, "price, recorded or not; null if unknown", "USD"),
         Column("seconds", _REAL, "latency", "s"),
     ),
 )

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgym import registry
-from dgym.core import NEW_COMBINATION, Feedback, Plan, Step, digest, to_json
+from dgym.core import NEW_COMBINATION, Call, Feedback, Plan, Step, digest, to_json
 from dgym.errors import InfrastructureError, boundary_of, one_line
 from dgym.results.reader import is_whole, part_files, read_part
 from dgym.results.schema import TABLES, part_path
@@ -65,7 +65,7 @@ class EpisodeWriter:
         steps = self._ordered()
         if [s.iteration for s in steps] != list(range(len(steps))) or not steps:
             raise InfrastructureError(f"The episode {self._identity.label} ended without all of its steps.")
-        self._write(steps, {"status": "ok"})
+        self._write(steps, {"status": "ok", "stopped": steps[-1].stopped or None})
 
     def fail(self, error: BaseException, stage: str | None = None) -> None:
         """Writes a failed episode, with the steps that it made.
@@ -114,15 +114,15 @@ class EpisodeWriter:
 
 
 def finished(run_dir: str | PathLike[str]) -> set[str]:
-    """Returns the digests of the episodes that ended with status ok and whose five files are all intact."""
+    """Returns the digests of the episodes that ended by themselves with status ok and whose five files are intact."""
     run = Path(run_dir)
     found = set()
     for part in part_files(run / "episodes"):
         try:
-            row = read_part(run / "episodes", part, ["digest", "status"]).to_pylist()[0]
+            row = read_part(run / "episodes", part, ["digest", "status", "stopped"]).to_pylist()[0]
         except ValueError:
             continue
-        if row["status"] == "ok" and all(is_whole(run / table, part) for table in TABLES):
+        if row["status"] == "ok" and row["stopped"] is None and all(is_whole(run / table, part) for table in TABLES):
             found.add(row["digest"])
     return found
 
@@ -186,13 +186,12 @@ def _identity_row(identity: Identity) -> Row:
         "pins": _json(identity.pins),
         "versions": _json(_versions()),
         "device": spec.device,
-        "teacher_tokens": 0,
-        "cost": 0.0,
     }
 
 
 def _summary_row(steps: Sequence[Step]) -> Row:
     verdicts = [v for step in steps for v in step.verdicts]
+    calls = [call for step in steps for call in step.calls]
     seconds: Counter[str] = Counter()
     for step in steps:
         seconds.update(step.seconds)
@@ -201,6 +200,10 @@ def _summary_row(steps: Sequence[Step]) -> Row:
         "examples_submitted": _submitted(verdicts),
         "examples_kept": sum(v.kept for v in verdicts),
         "response_tokens": sum(v.tokens for v in verdicts),
+        "teacher_calls": len(calls),
+        "teacher_losses": _json(Counter(call.outcome for call in calls if call.outcome != "ok")),
+        "teacher_tokens": sum(call.tokens_in + call.tokens_out for call in calls),
+        "cost": _cost(calls),
         "seconds_student": seconds["train"] + seconds["answer"],
         "seconds_total": sum(seconds.values()),
     }
@@ -239,7 +242,7 @@ def _step_row(step: Step) -> Row:
         "plans": _json([_plan(plan) for plan in step.plans]),
         "probes": _json([to_json(probe) for probe in step.probes]),
         "known_asked": sum(v.known is not None for v in step.verdicts),
-        "cost": 0.0,
+        "cost": _cost(step.calls),
     }
     counts = {f"train_{name}": int(step.train[name]) for name in ("steps", "tokens") if name in step.train}
     seconds = {f"seconds_{stage}": value for stage, value in step.seconds.items()}
@@ -278,6 +281,7 @@ def _example_rows(step: Step) -> list[Row]:
             "known": v.known,
             "prompt": _text(v.example.prompt),
             "response": _text(v.example.response),
+            "rejected": None if v.example.rejected is None else _text(v.example.rejected),
             "images": list(v.example.images) or None,
         }
         for v in step.verdicts
@@ -286,17 +290,45 @@ def _example_rows(step: Step) -> list[Row]:
 
 def _call_rows(step: Step) -> list[Row]:
     returned = Counter(v.example.item for v in step.verdicts)
-    return [
-        {
-            "iteration": step.iteration,
-            "generation": generation,
-            "item": index,
-            "asked": item.count,
-            "returned": returned[index] if len(step.plans) == 1 else None,
-        }
+    asked = {
+        (generation, index): item.count
         for generation, plan in enumerate(step.plans)
         for index, item in enumerate(plan.items)
-    ]
+    }
+
+    def place(generation: int, item: int | None) -> Row:
+        known = item is not None and len(step.plans) == 1
+        return {
+            "iteration": step.iteration,
+            "generation": generation,
+            "item": item,
+            "asked": asked.get((generation, item)) if item is not None else None,
+            "returned": returned[item] if known and item is not None else None,
+        }
+
+    modelled = {(call.generation, call.item) for call in step.calls}
+    return [
+        place(call.generation, call.item)
+        | {
+            "purpose": call.purpose or None,
+            "model": call.model,
+            "outcome": call.outcome,
+            "tokens_in": call.tokens_in,
+            "tokens_out": call.tokens_out,
+            "tokens_cached": call.tokens_cached,
+            "retries": call.requests - 1,
+            "cache_hit": call.cache_hit,
+            "cost": call.cost,
+            "seconds": call.seconds,
+        }
+        for call in step.calls
+    ] + [place(*key) for key in asked if key not in modelled]
+
+
+def _cost(calls: Sequence[Call]) -> float | None:
+    """Sums prices; `None` where one is unknown."""
+    costs = [call.cost for call in calls]
+    return None if None in costs else float(sum(c for c in costs if c is not None))
 
 
 def _submitted(verdicts: Sequence[Any]) -> int:

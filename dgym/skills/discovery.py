@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from dgym import registry
 from dgym.cache import cache_folder
+from dgym.chat import digest_of, find_chat
 from dgym.core import Chat, Message, Problem, derive_seed, digest, from_json, to_json
 from dgym.errors import DgymError, TeacherError, UsageError, one_line, unknown_name
 
@@ -352,7 +353,7 @@ class Labelled:
         self._seed, self._batch, self._retries = seed, batch, retries
         self._prompts = {step: (PROMPTS / f"{step}.txt").read_text(encoding="utf-8") for step in STEPS}
         self.name = f"chat:{chat.model}" if categories is None else f"chat:{chat.model}:{categories}"
-        self.version = f"1-{digest(self._prompts)[:8]}"
+        self.version = f"1-{digest([self._prompts, digest_of(chat)])[:8]}"
         self.report = Report()
 
     def assign(self, problems: Sequence[Problem]) -> Mapping[str, str]:
@@ -585,8 +586,8 @@ def find_discovery(spec: str) -> Discovery:
             `gold`;
             `file:PATH`, see `FromFile`;
             `clusters` or `clusters:8`, with a number of clusters;
-            `chat:NAME` or `chat:NAME:8`, where the name is that of a registered language model or
-            `path/to/file.py:Attr`, with a number of categories;
+            `chat:NAME` or `chat:NAME:8`, where the name is that of a language model as `dgym.chat.find_chat` takes
+            it, with a number of categories;
             `path/to/file.py:Attr` for a class of one's own.
 
     Raises:
@@ -604,8 +605,8 @@ def find_discovery(spec: str) -> Discovery:
     if kind == "chat" and rest:
         name, _, count = rest.rpartition(":")
         if name and count.isdecimal():
-            return Labelled(_make("chat", name, Chat), int(count))
-        return Labelled(_make("chat", rest, Chat))
+            return Labelled(find_chat(name), int(count))
+        return Labelled(find_chat(rest))
     if registry.is_file(spec):
         discovery: Discovery = _make("discovery", spec, Discovery)
         return discovery

@@ -56,8 +56,9 @@ class Base:
     def __init__(self, path: str, digest: str, device: str = "cpu", precision: str = "float32") -> None:
         transformers_logging.disable_progress_bar()
         try:
-            sees = hasattr(AutoConfig.from_pretrained(path), "vision_config")
-            self.prompts = Prompts.load(path, sees)
+            vision = getattr(AutoConfig.from_pretrained(path), "vision_config", None)
+            sees = vision is not None
+            self.prompts = Prompts.load(path, sees, getattr(vision, "image_size", None))
             kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
             model = kind.from_pretrained(path, dtype=getattr(torch, precision))
         except (OSError, ValueError) as error:

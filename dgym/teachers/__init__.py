@@ -7,8 +7,25 @@ from dataclasses import replace
 from typing import Any
 
 from dgym import registry
+from dgym.chat import is_chat
 from dgym.core import Engine, Policy, Teacher
 from dgym.errors import DgymError, UsageError, one_line
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Splits a teacher's name into the registered one and the language model's; the latter may be empty."""
+    if registry.is_file(name) or name in registry.names("teacher"):
+        return name, ""
+    entry, at, chat = name.partition("@")
+    if at and entry and chat:
+        return entry, chat
+    return ("agent", name) if is_chat(name) else (name, "")
+
+
+def full_name(name: str) -> str:
+    """Returns a teacher's full name: `agent@CHAT` for a language model alone."""
+    entry, chat = split_name(name)
+    return f"{entry}@{chat}" if chat else name
 
 
 def make_teacher(name: str, params: Mapping[str, Any] | None = None) -> Teacher:
@@ -18,13 +35,17 @@ def make_teacher(name: str, params: Mapping[str, Any] | None = None) -> Teacher:
     `generate`. Such a class enters every environment unless its attribute `environments` names some.
 
     Args:
-        name: Registered name, or `path/to/file.py:Attr`.
+        name: Registered name, `path/to/file.py:Attr`, or with a language model `NAME@CHAT`; `CHAT` alone, such as
+            `openai:gpt-4o-mini`, is `agent@CHAT`.
         params: Keyword arguments of the factory or class.
 
     Raises:
         UsageError: If there is no such teacher, or if it cannot be made.
     """
-    made = registry.load("teacher", name)
+    entry, chat = split_name(name)
+    if chat:
+        params = {"chat": chat, **(params or {})}
+    made = registry.load("teacher", entry)
     if callable(made) and not isinstance(made, Teacher):
         try:
             made = made(**(params or {}))
@@ -33,7 +54,9 @@ def make_teacher(name: str, params: Mapping[str, Any] | None = None) -> Teacher:
         except Exception as error:
             raise UsageError(f"The teacher {name!r} cannot be made: {one_line(error)}") from error
     if isinstance(made, Teacher):
-        return replace(made, name=name)
+        # A twin is told apart from other models' by the model it shares with it.
+        twin = f"{made.twin}@{chat}" if made.twin and chat else made.twin
+        return replace(made, name=name, twin=twin)
     if isinstance(made, Policy) and isinstance(made, Engine):
         entered = getattr(made, "environments", None) or registry.names("environment")
         return Teacher(

@@ -65,7 +65,7 @@ def test_files_carry_schema_version_and_documented_columns(tmp_path):
         assert schema == table.schema
         # Arrow's own comparison of metadata stumbles over maps.
         assert [f.metadata for f in schema] == [f.metadata for f in table.schema]
-        assert schema.metadata[b"dgym.schema"] == b"2"
+        assert schema.metadata[b"dgym.schema"] == b"3"
         assert all(column.meaning for column in table.columns)
         assert not {column.name for column in PARTITIONS} & set(schema.names)
 
@@ -247,3 +247,22 @@ def test_columns_and_rows_can_be_chosen(tmp_path):
     table = results.open(tmp_path).arrow("attempts", ["score", "split", "teacher"], where=ds.field("split") == "test")
     assert table.column_names == ["score", "split", "teacher"]
     assert table.num_rows == 12
+
+
+def test_what_an_older_version_did_not_have_yet_is_null_and_what_it_lost_is_an_error(tmp_path):
+    part = write(tmp_path, identity()).relative_to("episodes")
+    path = tmp_path / "episodes" / part
+    table = pq.read_table(path, partitioning=None)
+    new = [c.name for c in TABLES["episodes"].columns if c.since == 3]
+    assert new
+    old = table.drop_columns(new).replace_schema_metadata({**table.schema.metadata, b"dgym.schema": b"2"})
+    pq.write_table(old, path)
+    row = read_part(tmp_path / "episodes", part, ["digest", "status", *new]).to_pylist()[0]
+    assert row["status"] == "ok"
+    assert [row[name] for name in new] == [None] * len(new)
+    pq.write_table(old.drop_columns(["suite"]), path)
+    with pytest.raises(ValueError, match="is left out"):
+        read_part(tmp_path / "episodes", part, ["suite"])
+    pq.write_table(old.replace_schema_metadata({b"dgym.schema": b"3"}), path)
+    with pytest.raises(ValueError, match="is left out"):
+        read_part(tmp_path / "episodes", part, new)

@@ -624,7 +624,7 @@ def test_a_registered_chat(monkeypatch):
     table = {**module.registry.BUILTIN, "chat": {"fake": "dgym.fake_chat:FakeChat"}}
     monkeypatch.setattr(module.registry, "BUILTIN", table)
     assert find_discovery("chat:fake:3").name == "chat:fake:3"
-    with pytest.raises(UsageError, match=r"no chat named 'fuke'\. Did you mean 'fake'"):
+    with pytest.raises(UsageError, match=r"no language model named 'fuke'\. Did you mean 'fake'"):
         find_discovery("chat:fuke")
 
 

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from dgym.core import Example, Problem
+from dgym.domains.scenes import encode
 from dgym.errors import StudentError
 from dgym.models.prompts import open_image
 from dgym.models.recipe import Recipe as Training
@@ -111,3 +112,12 @@ def test_a_student_that_reads_text_only_says_so(tmp_path: Path) -> None:
     student = Base(str(out), digest="blind").open(TRAINING, "a")
     with pytest.raises(StudentError, match="reads text only"):
         student.answer([problem("red", 0)])
+
+
+def test_a_picture_of_another_size_is_scaled(base: Base) -> None:
+    """What a text-to-image model draws has hundreds of pixels a side."""
+    large = encode(Image.new("RGB", (512, 384), (200, 30, 30)))
+    own = encode(Image.new("RGB", (base.model.config.vision_config.image_size,) * 2, (200, 30, 30)))
+    first, second = (base.prompts.encode("What colour?", (image,)).extras["pixel_values"] for image in (large, own))
+    assert first.shape == second.shape
+    assert (first - second).abs().max() < 0.02
