@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from dgym.core import Budget, Domain, Example, Problem, Split, Verdict, count_tokens
@@ -144,7 +145,7 @@ class Gate:
 
     def _judge(self, given: object) -> Verdict:
         example, well_formed = _well_formed(given)
-        tokens = count_tokens(example.response) if well_formed else 0
+        tokens = count_tokens(f"{example.response} {example.rejected or ''}") if well_formed else 0
         if self.examples_left == 0:
             return Verdict(example, False, "over-budget", tokens=0)
         limit = self._budget.response_tokens_total
@@ -157,6 +158,9 @@ class Gate:
             return Verdict(example, False, "malformed")
         prints = self._domain.fingerprints(example.prompt, example.images)
         correct = self._domain.check(example)
+        if correct and example.rejected is not None:
+            # A pair that rejects a right response teaches the wrong thing.
+            correct = self._domain.check(replace(example, response=example.rejected)) is not True
         reason = "" if self._open else self._reason(example, prints, correct)
         if not reason:
             self._seen.add(prints[0])
@@ -180,7 +184,7 @@ def told(verdicts: Iterable[Verdict]) -> dict[str, int]:
 def _well_formed(given: object) -> tuple[Example, bool]:
     if not isinstance(given, Example):
         return Example(prompt=_shown(given), response=""), False
-    texts = (given.prompt, given.response)
+    texts = (given.prompt, given.response, *(() if given.rejected is None else (given.rejected,)))
     if not _images_fit(given.images):
         return Example(_shown(given.prompt), _shown(given.response)), False
     if not all(isinstance(t, str) for t in texts) or not isinstance(given.skill, str | None):

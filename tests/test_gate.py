@@ -200,3 +200,20 @@ def test_the_order_of_problems_does_not_matter():
     shuffled = random.Random(1).sample(texts, len(texts))
     for text in (" ".join(words(50 * 7, 20)), "something else entirely"):
         assert find(text, hidden(*texts)) == find(text, hidden(*shuffled))
+
+
+def test_a_pair_must_reject_a_wrong_response_and_pays_for_both():
+    domain = FakeDomain()
+    index = OverlapIndex(domain, {})
+    gate = Gate(domain, index, Budget(10), verify=True)
+    good, bad, odd, long = gate.submit(
+        [
+            Example("add 1 2", "3", rejected="4"),
+            Example("add 1 3", "4", rejected="4"),
+            Example("add 1 4", "5", rejected=6),
+            Example("add 1 5", "6", rejected="x" * 30_000),
+        ]
+    )
+    assert (good.kept, good.tokens) == (True, 2)
+    assert (bad.kept, bad.reason, bad.correct) == (False, "incorrect", False)
+    assert odd.reason == long.reason == "malformed"

@@ -25,6 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from dgym import registry
 from dgym.cache import cache_folder
 from dgym.chat import digest_of, find_chat
+from dgym.chat.errors import SpendingStoppedError
+from dgym.chat.ledger import concurrently, purpose
+from dgym.chat.prompts import Prompts
 from dgym.core import Chat, Message, Problem, derive_seed, digest, from_json, to_json
 from dgym.errors import DgymError, TeacherError, UsageError, one_line, unknown_name
 
@@ -50,10 +53,25 @@ MAX_CATEGORIES: Final = 30
 MAX_LABELS: Final = 500
 """Most labels shown to a language model to be merged, the most frequent ones first."""
 
+LOW_BATCH: Final = 60
+"""Problems per call in low-token mode."""
+
+LOW_TEXT: Final = 300
+"""Characters of a problem that are shown in low-token mode."""
+
 MAX_NAME: Final = 80
 """Longest name of a skill, in characters, that is taken from a language model."""
 
-FORMS: Final = ("gold", "file:PATH", "clusters", "clusters:8", "chat:NAME", "chat:NAME:8", "FILE.py:ATTR")
+FORMS: Final = (
+    "gold",
+    "file:PATH",
+    "clusters",
+    "clusters:8",
+    "chat:NAME",
+    "chat:NAME:8",
+    "chat:NAME:8:low",
+    "FILE.py:ATTR",
+)
 """What `find_discovery` understands."""
 
 
@@ -336,6 +354,8 @@ class Labelled:
         seed: All seeds given to the model derive from it.
         batch: Problems per call, at least 1.
         retries: How often what is missing is asked for again.
+        low: Low-token mode: more problems a call, cut to their beginning and without their images, and categories
+            assigned to labels rather than to problems.
 
     Attributes:
         report: On the latest call of `assign`.
@@ -345,15 +365,22 @@ class Labelled:
     """
 
     def __init__(
-        self, chat: Chat, categories: int | None = None, *, seed: int = 0, batch: int = 20, retries: int = 3
+        self,
+        chat: Chat,
+        categories: int | None = None,
+        *,
+        seed: int = 0,
+        batch: int = 20,
+        retries: int = 3,
+        low: bool = False,
     ) -> None:
         if categories is not None and categories < 1:
             raise UsageError(f"The number of skill categories must be at least 1, not {categories}.")
         self._chat, self._categories = chat, categories
-        self._seed, self._batch, self._retries = seed, batch, retries
-        self._prompts = {step: (PROMPTS / f"{step}.txt").read_text(encoding="utf-8") for step in STEPS}
-        self.name = f"chat:{chat.model}" if categories is None else f"chat:{chat.model}:{categories}"
-        self.version = f"1-{digest([self._prompts, digest_of(chat)])[:8]}"
+        self._seed, self._batch, self._retries = seed, LOW_BATCH if low else batch, retries
+        self._low, self._prompts = low, Prompts(PROMPTS)
+        self.name = ":".join(["chat", chat.model, *([] if categories is None else [str(categories)]), *["low"] * low])
+        self.version = f"2-{digest([self._prompts.digest, digest_of(chat)])[:8]}"
         self.report = Report()
 
     def assign(self, problems: Sequence[Problem]) -> Mapping[str, str]:
@@ -361,7 +388,7 @@ class Labelled:
         if not problems:
             self.report = Report()
             return {}
-        key = _key(self, [self._categories, self._seed, self._batch, self._retries, digest(self._prompts)], problems)
+        key = _key(self, [self._categories, self._seed, self._batch, self._retries, self._low], problems)
         stored = _load(key, problems)
         if stored is not None and stored.report is not None:
             self.report = replace(stored.report, cached=True)
@@ -371,7 +398,13 @@ class Labelled:
         categories, merged = self._merge(labels, tally)
         known = {c.casefold(): c for c in categories}
         found = {}
-        if categories:
+        if categories and self._low:
+            # The labels are assigned, which are fewer and shorter than the problems.
+            distinct = list(dict.fromkeys(labels.values()))
+            asked = [Problem(label, label, "", "") for label in distinct]
+            chosen = self._each("assign", asked, lambda text: known.get(text.casefold()), tally, categories)
+            found = {name: chosen[label] for name, label in labels.items() if label in chosen}
+        elif categories:
             found = self._each("assign", problems, lambda text: known.get(text.casefold()), tally, categories)
         self.report = Report(
             calls=tally["calls"],
@@ -400,26 +433,36 @@ class Labelled:
         kind: dict[str, Any] = {"type": "string", "enum": list(categories)} if categories else {"type": "string"}
         entry = _object({"id": {"type": "integer"}, "skill": kind})
         schema = _object({"skills": {"type": "array", "items": entry}})
-        found: dict[str, str] = {}
-        for first in range(0, len(problems), self._batch):
+
+        def one(first: int) -> tuple[dict[str, str], Counter[str]]:
+            found: dict[str, str] = {}
+            mine: Counter[str] = Counter()
             missing = list(problems[first : first + self._batch])
             for attempt in range(1 + self._retries):
-                rows, images = _rows(missing)
+                rows, images = _rows(missing, seen=not self._low)
                 values: dict[str, Any] = {"problems": rows, "pictured": bool(images), "again": attempt > 0}
                 if categories:
                     values["categories"] = [{"category": c} for c in categories]
-                message = Message("user", _render(self._prompts[step], values), images)
-                answer = self._ask(message, schema, (step, first, attempt), tally)
-                for number, text in _entries(answer, tally):
+                message = Message("user", self._prompts.render(step, values), images)
+                answer = self._ask(message, schema, (step, first, attempt), mine)
+                for number, text in _entries(answer, mine):
                     skill = accept(text) if 1 <= number <= len(missing) else None
                     if skill is None:
-                        tally["invalid"] += 1
+                        mine["invalid"] += 1
                     else:
                         found.setdefault(missing[number - 1].id, skill)
                 missing = [p for p in missing if p.id not in found]
                 if not missing:
                     break
-        return found
+            return found, mine
+
+        together: dict[str, str] = {}
+        for ended in concurrently(one, range(0, len(problems), self._batch)):
+            if isinstance(ended, Exception):
+                raise ended
+            together |= ended[0]
+            tally += ended[1]
+        return together
 
     def _merge(self, labels: Mapping[str, str], tally: Counter[str]) -> tuple[list[str], bool]:
         """Returns the categories, and whether the model named them."""
@@ -443,7 +486,7 @@ class Labelled:
                 "most": most,
                 "again": attempt > 0,
             }
-            message = Message("user", _render(self._prompts["merge"], values))
+            message = Message("user", self._prompts.render("merge", values))
             named = _names(self._ask(message, schema, ("merge", attempt), tally), tally)
             best = max(best, named[:most], key=len)
             if least <= len(named) <= most:
@@ -455,7 +498,10 @@ class Labelled:
         """Asks the model once; `None` where it gives no answer."""
         tally["calls"] += 1
         try:
-            return self._chat.complete([message], schema, derive_seed("discovery", self._seed, *place))
+            with purpose("discover"):
+                return self._chat.complete([message], schema, derive_seed("discovery", self._seed, *place))
+        except SpendingStoppedError:
+            raise  # there is no use in asking on
         except TeacherError:
             tally["errors"] += 1
             return None
@@ -471,26 +517,17 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _rows(problems: Sequence[Problem]) -> tuple[list[dict[str, Any]], tuple[bytes, ...]]:
-    """Returns one row per problem, numbered from 1, and their images, numbered through."""
+def _rows(problems: Sequence[Problem], *, seen: bool) -> tuple[list[dict[str, Any]], tuple[bytes, ...]]:
+    """Returns one row per problem, numbered from 1, and their images, numbered through, if they are to be seen."""
     rows: list[dict[str, Any]] = []
     images: list[bytes] = []
     for number, problem in enumerate(problems, 1):
-        row: dict[str, Any] = {"id": number, "problem": problem.prompt}
-        if problem.images:
+        row: dict[str, Any] = {"id": number, "problem": problem.prompt if seen else problem.prompt[:LOW_TEXT]}
+        if problem.images and seen:
             row["images"] = list(range(len(images) + 1, len(images) + len(problem.images) + 1))
             images += problem.images
         rows.append(row)
     return rows, tuple(images)
-
-
-def _render(template: str, values: Mapping[str, Any]) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    # Nothing is escaped: this is no HTML, and JSON lines keep a problem's text apart from ours.
-    environment = Environment(undefined=StrictUndefined, autoescape=False)
-    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
-    return environment.from_string(template).render(values).strip()
 
 
 def _list(answer: Any, key: str, tally: Counter[str]) -> list[Any]:
@@ -587,7 +624,7 @@ def find_discovery(spec: str) -> Discovery:
             `file:PATH`, see `FromFile`;
             `clusters` or `clusters:8`, with a number of clusters;
             `chat:NAME` or `chat:NAME:8`, where the name is that of a language model as `dgym.chat.find_chat` takes
-            it, with a number of categories;
+            it, with a number of categories, and with `:low` behind it for the low-token mode;
             `path/to/file.py:Attr` for a class of one's own.
 
     Raises:
@@ -603,10 +640,12 @@ def find_discovery(spec: str) -> Discovery:
     if kind == "clusters" and rest.isdecimal():
         return Clusters(int(rest))
     if kind == "chat" and rest:
+        low = rest.endswith(":low")
+        rest = rest.removesuffix(":low")
         name, _, count = rest.rpartition(":")
         if name and count.isdecimal():
-            return Labelled(find_chat(name), int(count))
-        return Labelled(find_chat(rest))
+            return Labelled(find_chat(name), int(count), low=low)
+        return Labelled(find_chat(rest), low=low)
     if registry.is_file(spec):
         discovery: Discovery = _make("discovery", spec, Discovery)
         return discovery

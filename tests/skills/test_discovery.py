@@ -720,3 +720,48 @@ def test_the_fake_chat_validates_what_it_is_given(change, error):
 def test_the_fake_chat_says_what_it_cannot_answer():
     with pytest.raises(TeacherError, match="no answer with plan"):
         FakeChat().complete(ASK[0], {"type": "object", "properties": {"plan": {}}}, 1)
+
+
+# Low-token mode, many calls at a time -------------------------------------------------------------------------------
+
+
+def test_low_token_mode_asks_less_and_finds_the_same():
+    whole, low = FakeChat(), FakeChat()
+    found = Labelled(whole, 4).assign(PROBLEMS)
+    assert Labelled(low, 4, low=True).assign(PROBLEMS) == found
+    size = [sum(len(m.content) for call in chat.calls for m in call.messages) for chat in (whole, low)]
+    assert size[1] < 0.7 * size[0]
+    assert len(low.calls) < len(whole.calls)
+
+
+def test_low_token_mode_shows_no_images_and_no_long_texts():
+    problems = [Problem("p", "word " * 500, "", "", (b"image",))]
+    chat = FakeChat([entries((1, "Reading")), {"categories": ["Reading"]}, entries((1, "Reading"))])
+    assert Labelled(chat, low=True).assign(problems) == {"p": "Reading"}
+    assert all(not m.images and len(m.content) < 1500 for call in chat.calls for m in call.messages)
+    assert find_discovery("chat:fake:8:low").name == "chat:fake:8:low"
+    assert find_discovery("chat:fake:low").name == "chat:fake:low"
+    assert find_discovery("chat:fake:low").version != ""
+
+
+def test_batches_are_asked_at_a_time():
+    import threading
+
+    gate, plain = threading.Barrier(3, timeout=10), FakeChat()
+
+    def answer(messages, schema, seed):
+        if "skills" in schema["properties"] and "category" not in messages[-1].content[:200]:
+            gate.wait()  # three labelling calls must have been asked before any is answered
+        return plain.complete(messages, schema, seed)
+
+    found = Labelled(FakeChat(answer), batch=20).assign(five(60))
+    assert len(found) == 60
+
+
+def test_when_the_spending_is_stopped_nobody_is_asked_on():
+    from dgym.chat.errors import SpendingStoppedError
+
+    chat = FakeChat(lambda *_: SpendingStoppedError("spent"))
+    with pytest.raises(SpendingStoppedError):
+        Labelled(chat).assign(five())
+    assert len(chat.calls) == 1

@@ -1,0 +1,76 @@
+"""Language-model teachers on a real local Ray: the same rows, and one limiter and one purse for all processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgym import results
+from dgym.bench import LocalBackend, bench
+from dgym.chat.session import Settings
+from dgym.chat_server import ChatServer, Manner
+from dgym.cluster import RayBackend
+from dgym.core import Budget, Rules
+from dgym.specs import EpisodeSpec, Seeds
+from tests.rows import assert_same_rows
+
+SPECS = [
+    EpisodeSpec(
+        teacher="agent@openai:stand-in",
+        environment=environment,
+        domain="fake",
+        student="fake",
+        rules=Rules(iterations=2, budget=Budget(24)),
+        seeds=Seeds.all(seed),
+    )
+    for environment in ("open-ended", "skill-list", "skill-tree")
+    for seed in (1, 2)
+]
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    running: list[ChatServer] = []
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+
+    def start(**manner: Any) -> ChatServer:
+        server = ChatServer(Manner(**manner))
+        running.append(server)
+        server.__enter__()
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        return server
+
+    yield start
+    for server in running:
+        server.__exit__()
+
+
+def test_on_ray_and_in_process_the_rows_are_the_same_and_the_limiter_is_one(serve, tmp_path: Path) -> None:
+    server = serve(capacity=3, latency=0.05)
+    backend = RayBackend(hosts=1, workers=2, per_host=6)
+    summary = bench(SPECS, tmp_path / "ray", backend=backend, chat=Settings(record=str(tmp_path / "one")))
+    assert not summary.failed
+    assert server.seen.most == 3
+    refused = server.seen.faults["full"]
+    # Six processes that each knew only their own refusals would have been refused far more often.
+    assert 0 < refused < 0.5 * server.seen.requests
+    summary = bench(SPECS, tmp_path / "local", backend=LocalBackend(), chat=Settings(record=str(tmp_path / "two")))
+    assert not summary.failed
+    assert_same_rows(tmp_path / "ray", tmp_path / "local")
+
+
+def test_the_purse_is_one_for_all_processes(serve, tmp_path: Path) -> None:
+    server = serve()
+    limit = 15_000
+    backend = RayBackend(hosts=1, workers=2, per_host=3)
+    chat = Settings(record=str(tmp_path / "record"), max_tokens=limit)
+    summary = bench(SPECS, tmp_path / "run", backend=backend, chat=chat)
+    assert not summary.failed
+    episodes = results.open(tmp_path / "run").episodes
+    assert episodes.stopped.notna().any()
+    spent = server.seen.answered and episodes.teacher_tokens.sum()
+    # What was in flight when the limit was reached is still paid for.
+    assert limit <= spent < 2 * limit
