@@ -4,7 +4,7 @@ PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: bench test test-slow lint format figures clean
+.PHONY: bench test test-slow lint format figures figures-chat clean
 
 bench: .venv/installed          ## teach the students that ship and show the leaderboard
 	$(BIN)/dgym bench --suite quick
@@ -31,6 +31,11 @@ figures: .venv/installed        ## the performance figures in benchmarks/README.
 	$(BIN)/python benchmarks/tenants.py
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/sandbox.py
+
+figures-chat: .venv/installed   ## the figures of language-model teachers, against the test server
+	$(BIN)/python benchmarks/limiter.py
+	$(BIN)/python benchmarks/overlap.py
+	$(BIN)/python benchmarks/faults.py
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -19,13 +19,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from dgym.bench import LocalBackend, bench
 from dgym.chat.session import Settings
 from dgym.chat_server import FAULTS, ChatServer, Manner
 from dgym.core import Budget, Rules
 from dgym.results import open as open_run
+from dgym.results.statistics import t_quantile
 from dgym.specs import EpisodeSpec, Seeds
 
 
@@ -74,7 +74,7 @@ def main() -> None:
             f"examples kept, {episodes['teacher_calls'].sum()} calls, lost: {dict(losses) or 'none'}"
         )
     difference = 100 * (rows["faulty"]["last_test"].to_numpy() - rows["good"]["last_test"].to_numpy())
-    half = stats.t.ppf(0.975, args.seeds - 1) * difference.std(ddof=1) / np.sqrt(args.seeds)
+    half = t_quantile(0.975, args.seeds - 1) * difference.std(ddof=1) / np.sqrt(args.seeds)
     print(
         f"faulty minus good, paired: {difference.mean():+.1f} points [{-half + difference.mean():+.1f}, "
         f"{half + difference.mean():+.1f}] (95 %, t over {args.seeds} seeds)"

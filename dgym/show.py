@@ -44,6 +44,7 @@ class Iteration:
         plans: What it planned, one per data generation: `actions` and `items`.
         examples: The rows of what was written.
         skills: Feedback accuracy by skill after it.
+        calls: The rows of the teacher's calls.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Iteration:
     plans: Sequence[Mapping[str, Any]]
     examples: Sequence[Row]
     skills: Mapping[str, float]
+    calls: Sequence[Row] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def tell(folder: Path, name: str) -> Story:
     own = pc.field("digest") == row["digest"]
     steps = sorted(run.arrow("steps", where=own).to_pylist(), key=lambda r: r["iteration"])
     examples = run.arrow("examples", where=own).to_pylist()
+    calls = run.arrow("calls", where=own).to_pylist()
     attempts = run.arrow("attempts", where=own & (pc.field("split") == "feedback")).to_pylist()
     feedback = {s["iteration"]: _feedback(attempts, s["iteration"], problems) for s in steps}
     past: list[Past] = []
@@ -118,7 +121,8 @@ def tell(folder: Path, name: str) -> Story:
             state = environment.observe(feedback[number - 1], context)
             past += _past(number - 1, feedback[number - 1], plans, written)
         skills = {k: Feedback("feedback", v).score for k, v in feedback[number].by_skill().items()}
-        iterations.append(Iteration(number, step, state, plans, written, skills))
+        asked = [c for c in calls if c["iteration"] == number]
+        iterations.append(Iteration(number, step, state, plans, written, skills, asked))
     return Story(row, iterations)
 
 
@@ -252,16 +256,30 @@ def _written(each: Iteration, samples: int) -> list[RenderableType]:
     why = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
     asked = [e for e in each.examples if e["known"] is not None]
     known = f"; the student knew {sum(e['known'] for e in asked)} of {len(asked)} before" if asked else ""
-    parts: list[RenderableType] = [
+    parts: list[RenderableType] = [*_asked(each.calls)]
+    parts.append(
         f"  {len(kept)} of {len(each.examples)} kept{f'; rejected: {why}' if why else ''}{known}; "
         f"trained on {each.row['examples_total']}"
-    ]
+    )
     spread = kept[:: max(1, len(kept) // samples)][:samples] if samples else []
     for example in (*spread, *[e for e in each.examples if not e["kept"]][:samples]):
         mark = Text("  + ", "green") if example["kept"] else Text(f"  - {example['reason']}: ", "red")
         image = "[image] " if example["images"] else ""
         parts.append(mark + Text(f"{image}{_short(example['prompt'], 90)}  →  {_short(example['response'], 50)}"))
     return parts
+
+
+def _asked(calls: Sequence[Row]) -> list[str]:
+    """Says what language models were asked, if any were."""
+    asked = [call for call in calls if call["model"] is not None]
+    if not asked:
+        return []
+    purposes = Counter(call["purpose"] or "other" for call in asked)
+    lost = Counter(call["outcome"] for call in asked if call["outcome"] != "ok")
+    losses = f"; lost: {', '.join(f'{n} {why}' for why, n in lost.most_common())}" if lost else ""
+    tokens = sum((call["tokens_in"] or 0) + (call["tokens_out"] or 0) for call in asked)
+    what = ", ".join(f"{n} {purpose}" for purpose, n in purposes.most_common())
+    return [f"  {asked[0]['model']}: {len(asked)} calls ({what}), {tokens:,} tokens{losses}"]
 
 
 def _change(before: Mapping[str, float], after: Mapping[str, float]) -> Table:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dgym import registry
-from dgym.bench import open_loop, student_config
+from dgym.bench import open_loop, reachable, student_config
 from dgym.core import Attempt, Example, Feedback, Problem, Split, Student, Verdict, derive_seed, from_json, to_json
 from dgym.episode import LocalPool, evaluate, share_of, teach
 from dgym.errors import StudentError, UsageError
@@ -52,6 +52,7 @@ def generate_stage(spec: EpisodeSpec, attempts: Sequence[Attempt]) -> tuple[Verd
 
     Raises:
         UsageError: If the attempts leave out problems of the feedback split.
+        UsageError: If its language model cannot be asked.
         TeacherError: If the teacher fails.
     """
     domain = registry.load("domain", spec.domain)()
@@ -62,7 +63,9 @@ def generate_stage(spec: EpisodeSpec, attempts: Sequence[Attempt]) -> tuple[Verd
             f"{len(missing)} of {len(asked)} feedback problems have no attempt; "
             "make the file with `dgym evaluate --split feedback` and the same --share."
         )
-    loop, teacher = open_loop(identify(spec), _Recorded(attempts))
+    identity = identify(spec)
+    reachable([identity])
+    loop, teacher = open_loop(identity, _Recorded(attempts))
     loop.begin()
     return teach(loop, teacher, LocalPool(teacher))
 

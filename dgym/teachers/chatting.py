@@ -160,6 +160,7 @@ def _teacher(name: str, policies: Mapping[str, Policy], writer: Writer, painter:
         policies=policies,
         engine=writer,
         version=f"{VERSION} {digest([PROMPTS.digest, [digest_of(c) for c in chats], painter, drawn])}",
+        privileged=any(getattr(chat, "privileged", False) for chat in chats),
         chats=chats,
         concurrency=CONCURRENCY,
         twin=twin,

@@ -2,7 +2,8 @@
 
 It understands what a model would: the rows of a prompt, its task line, and the schema. So the whole way of a
 language-model teacher can be walked offline, in a process (`agent@stand-in`) or over HTTP (`dgym serve`), and teaches
-the small students for real. It is no language model, and a teacher that uses it is *privileged* in all but name.
+the small students for real. It is no language model: a teacher that uses it in its own process is *privileged*, as
+the engines of `dgym.teachers.engines` are.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class StandIn:
     Args:
         model: A name for caches and tables.
     """
+
+    privileged = True
 
     def __init__(self, model: str = "stand-in") -> None:
         self.model = model

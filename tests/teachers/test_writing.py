@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,6 +130,24 @@ def test_the_engine_is_shown_what_the_student_said_only_where_it_was_wrong() -> 
     Writer(chat).generate(BRIEF, PlanItem(2, like=like, seed=1))
     assert '{"problem": "add 5 5", "right": "10", "student": "11"}' in chat.calls[0].messages[-1].content
     assert '{"problem": "add 6 6", "right": "12"}' in chat.calls[0].messages[-1].content
+
+
+@pytest.mark.parametrize("case", ["write", "write-pairs", "solve"])
+def test_prompts_are_as_they_were(case: str) -> None:
+    """Golden files; after a change on purpose: `DGYM_RENEW=1 pytest tests/teachers/test_writing.py`."""
+    like = (Observation("add 5 5", "11", "10", False), Observation("add 6 6", "12", "12", True))
+    item = PlanItem(6, "sums that carry", "add/with carry", like, seed=3)
+    author = counter(per_call=4)
+    solver = FakeChat(lambda *_: {"solutions": [{"id": n, "response": "1"} for n in range(1, 7)]})
+    writer = Writer(author, solver if case == "solve" else None, pairs=case == "write-pairs", seeded=True, batch=6)
+    writer.generate(BRIEF, item)
+    chat = solver if case == "solve" else author
+    # The last call tops up, and shows what is written already.
+    text = "\n\n".join(f"=== {m.role} ===\n{m.content}" for m in chat.calls[-1].messages) + "\n"
+    file = Path(__file__).parent / "prompts" / f"{case}.txt"
+    if os.environ.get("DGYM_RENEW"):
+        file.write_text(text, encoding="utf-8")
+    assert text == file.read_text(encoding="utf-8")
 
 
 class Painter:
