@@ -574,7 +574,7 @@ def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -
     results = open_run(folder)
     built = board.build(results)
     board.write(built, folder)
-    found = ablation.contrasts(results) if (results.episodes["variation"] != "").any() else []
+    found = ablation.contrasts(results)
     if found:
         ablation.write(found, folder)
     if as_json:

@@ -1,4 +1,5 @@
-"""Publishes a run: its tables and its leaderboard go into a folder of its name here; that of `quick` into the README.
+"""Publishes a run: its tables, its leaderboard and its paired differences go into a folder of its name here; the
+leaderboard of `quick` also into the README.
 
 For example `python leaderboard/publish.py runs/quick`.
 """
@@ -10,6 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
+from dgym import ablation
 from dgym.results import open as open_run
 from dgym.results.compact import compact
 
@@ -45,6 +47,9 @@ def main() -> None:
         print(f"{table}: {size / 1e6:.2f} MB")
         if size > LIMIT:
             raise SystemExit(f"{table} is too large to be published: {size:,} of {LIMIT:,} bytes.")
+    found = ablation.contrasts(open_run(out))
+    if found:
+        ablation.write(found, out)
     if folder.name != "quick":
         return
     text = README.read_text(encoding="utf-8")

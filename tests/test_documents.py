@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dgym import leaderboard, results, specs
+from dgym import ablation, leaderboard, results, specs
 from dgym.core import Budget, Rules
 from dgym.results.schema import TABLES
 
@@ -76,3 +76,17 @@ def test_published_tables_are_whole_small_and_give_the_published_leaderboard(nam
     assert (run.episodes.status == "ok").all()
     assert all((folder / f"{table}.parquet").stat().st_size <= 25_000_000 for table in TABLES)
     assert leaderboard.build(run).markdown() == (folder / "leaderboard.md").read_text(encoding="utf-8")
+    found = ablation.contrasts(run)
+    assert bool(found) == (folder / "ablation.md").is_file()
+    if found:
+        assert ablation.markdown(found) == (folder / "ablation.md").read_text(encoding="utf-8")
+
+
+def test_in_the_published_standard_controls_are_no_better_than_uniform_in_any_domain() -> None:
+    rows = results.open(ROOT / "leaderboard" / "standard").episodes
+    gains = (rows.best_test - rows.base_test).groupby([rows.teacher, rows.domain]).mean().unstack()
+    assert list(gains.columns) == ["code", "math", "tools", "vqa"]
+    assert (gains.loc["no-data"] == 0).all()
+    for control in ("wrong-answers", "off-domain"):
+        assert (gains.loc[control] <= gains.loc["uniform"]).all()
+    assert (gains.loc["ceiling"] > gains.loc["uniform"]).all()
