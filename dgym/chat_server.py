@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import sys
 import threading
 import time
 from collections import Counter
@@ -149,6 +150,11 @@ class _Http(ThreadingHTTPServer):
     request_queue_size = 256
     server: ChatServer
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keeps quiet about clients that have gone, killed ones among them."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -169,7 +175,10 @@ class _Handler(BaseHTTPRequestHandler):
         return super().parse_request()
 
     def do_GET(self) -> None:
-        """Lists the one model."""
+        """Lists the one model; says that it is well to whoever asks for `/health`, as vLLM does."""
+        if self.path == "/health":
+            self._send(200, {})
+            return
         if self._refused_key():
             return
         model = {"id": self._manner.model, "object": "model", "created": 0, "owned_by": "dgym"}

@@ -71,6 +71,8 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
     },
     "chat": {
         "openai": "dgym.chat:openai",
+        "vllm": "dgym.chat.local:vllm",
+        "hf": "dgym.chat.local:hf",
         "stand-in": "dgym.teachers.stand_in:StandIn",
         "fake": "dgym.fake_chat:FakeChat",
     },

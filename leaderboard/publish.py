@@ -1,7 +1,6 @@
-"""Publishes a run: its tables, its leaderboard and its paired differences go into a folder of its name here; the
-leaderboard of `quick` also into the README.
+"""Publishes a run: tables, leaderboard and paired differences go into a folder of its name here.
 
-For example `python leaderboard/publish.py runs/quick`.
+The leaderboard of `quick` also goes into the README. For example `python leaderboard/publish.py runs/quick`.
 """
 
 from __future__ import annotations

@@ -16,10 +16,12 @@ import json
 import random
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 from dgym.chat.config import OPENAI, ChatConfig
 from dgym.chat.errors import ChatSetupError, LostAnswerError
@@ -44,8 +46,16 @@ _HINTS: Final = ("response_format", "json_schema", "json_object", "schema", "gui
 
 
 @dataclass
-class _Tally:
-    """What one call has taken so far."""
+class Tally:
+    """What one call has taken so far.
+
+    Attributes:
+        requests: Requests sent, or answered from the record.
+        sent: Requests sent.
+        tokens_in: Tokens read.
+        tokens_out: Tokens written.
+        tokens_cached: Tokens read from the provider's cache.
+    """
 
     requests: int = 0
     sent: int = 0
@@ -54,6 +64,7 @@ class _Tally:
     tokens_cached: int = 0
 
     def add(self, reply: Reply) -> None:
+        """Adds what an answer took."""
         self.tokens_in += reply.tokens_in
         self.tokens_out += reply.tokens_out
         self.tokens_cached += reply.tokens_cached
@@ -70,8 +81,8 @@ class _Learnt:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
-class OpenAIChat:
-    """A `dgym.core.Chat` behind an OpenAI-compatible endpoint.
+class RecordedChat(ABC):
+    """A `dgym.core.Chat` whose answers are recorded, repaired once, and accounted for, whoever gives them.
 
     Args:
         config: Which model, where, and how.
@@ -84,7 +95,6 @@ class OpenAIChat:
     def __init__(self, config: ChatConfig) -> None:
         self.config = config
         self.model = config.name or config.model
-        self._learnt = _learnt(config.place)
 
     @property
     def digest(self) -> str:
@@ -99,7 +109,7 @@ class OpenAIChat:
             SpendingStoppedError: If the run may spend nothing more.
             ChatSetupError: If no call can succeed: key, model, address, quota, or a strict replay without a record.
         """
-        start, tally, outcome = time.perf_counter(), _Tally(), ""
+        start, tally, outcome = time.perf_counter(), Tally(), ""
         try:
             value = _run(self._converse(list(messages), schema, seed, tally))
             outcome = "ok"
@@ -126,17 +136,7 @@ class OpenAIChat:
                     )
                 )
 
-    def check(self) -> None:
-        """Asks the endpoint which models it has, so that what cannot work is said before anything is run.
-
-        Raises:
-            ChatSetupError: If there is no key, or a wrong one, if nobody answers, or if there is no such model.
-        """
-        _run(self._check())
-
-    # One call ------------------------------------------------------------------------------------------------------
-
-    async def _converse(self, messages: list[Message], schema: Mapping[str, Any], seed: int, tally: _Tally) -> Any:
+    async def _converse(self, messages: list[Message], schema: Mapping[str, Any], seed: int, tally: Tally) -> Any:
         for attempt in (0, 1):
             request = Request(self.digest, tuple(messages), schema, seed, attempt)
             reply = await self._answer(request, tally)
@@ -150,7 +150,7 @@ class OpenAIChat:
                 messages = [*messages, Message("assistant", said), Message("user", _repair(str(error)))]
         raise AssertionError("the second attempt returns or raises")
 
-    async def _answer(self, request: Request, tally: _Tally) -> Reply:
+    async def _answer(self, request: Request, tally: Tally) -> Reply:
         session = current()
         record = Record(session.folder)
         tally.requests += 1
@@ -175,7 +175,49 @@ class OpenAIChat:
         record.keep(request, reply, about)
         return reply
 
-    async def _send(self, request: Request, tally: _Tally) -> Reply:
+    @abstractmethod
+    async def _send(self, request: Request, tally: Tally) -> Reply:
+        """Gets an answer that is not in the record.
+
+        Raises:
+            LostAnswerError: If there is none.
+            SpendingStoppedError: If the run may spend nothing more.
+            ChatSetupError: If there can be none.
+        """
+
+
+class OpenAIChat(RecordedChat):
+    """A `dgym.core.Chat` behind an OpenAI-compatible endpoint.
+
+    Args:
+        config: Which model, where, and how.
+    """
+
+    def __init__(self, config: ChatConfig) -> None:
+        super().__init__(config)
+        self._learnt = _learnt(config.place)
+        self._endpoint = config.endpoint
+
+    def check(self) -> None:
+        """Asks the endpoint which models it has, so that what cannot work is said before anything is run.
+
+        Raises:
+            ChatSetupError: If there is no key, or a wrong one, if nobody answers, or if there is no such model.
+        """
+        _run(self._check())
+
+    async def _reach(self) -> str:
+        """Returns the endpoint's base URL, once it can be asked."""
+        return self._endpoint
+
+    @property
+    def _elsewhere(self) -> str:
+        """Where another endpoint can be named, for messages."""
+        return "$OPENAI_BASE_URL (or the endpoint in chats.toml)"
+
+    # One request ---------------------------------------------------------------------------------------------------
+
+    async def _send(self, request: Request, tally: Tally) -> Reply:
         """Sends a request until it is answered, or until there is no use in sending it again."""
         session, config = current(), self.config
         limits = session.limiters.of(
@@ -217,9 +259,9 @@ class OpenAIChat:
         """Sends one request."""
         import openai
 
-        mode = self._mode
+        mode, endpoint = self._mode, await self._reach()
         try:
-            response = await self._client().chat.completions.create(**self._body(request, mode))
+            response = await self._client(endpoint).chat.completions.create(**self._body(request, mode))
         except openai.RateLimitError as error:
             if "insufficient_quota" in (error.code, error.type) or "quota" in str(error.message).lower():
                 raise ChatSetupError(
@@ -241,13 +283,13 @@ class OpenAIChat:
         status, text = error.status_code, self._clean(" ".join(str(error.message).split()))[:300]
         if status in (401, 403):
             return ChatSetupError(
-                f"{self.config.endpoint} does not accept the key in ${self.config.key} for {self.model} ({status}): "
+                f"{self._endpoint} does not accept the key in ${self.config.key} for {self.model} ({status}): "
                 f"set ${self.config.key} to a valid key."
             )
         if status == 404:
             return ChatSetupError(
-                f"{self.config.endpoint} has no model {self.config.model!r} (404): {text} "
-                "Name a model that it has, or set $OPENAI_BASE_URL to another endpoint."
+                f"{self._endpoint} has no model {self.config.model!r} (404): {text} "
+                f"Name a model that it has, or set {self._elsewhere} to another endpoint."
             )
         if status >= 500 or status in (408, 409):
             return _TransientError("server-error", f"status {status}: {text}", _retry_after(error))
@@ -278,11 +320,13 @@ class OpenAIChat:
 
     def _given_up(self, error: _TransientError) -> Exception:
         if error.reason == "connection" and not self._learnt.answered:
-            return ChatSetupError(
-                f"Nobody answers at {self.config.endpoint} ({error.text}); start the server, or set "
-                "$OPENAI_BASE_URL (or the endpoint in chats.toml) to its address."
-            )
+            return self._nobody(error.text)
         return LostAnswerError(f"{self.model} failed {self.config.retries + 1} times: {error.text}", error.reason)
+
+    def _nobody(self, text: str) -> ChatSetupError:
+        return ChatSetupError(
+            f"Nobody answers at {self._endpoint} ({text}); start the server, or set {self._elsewhere} to its address."
+        )
 
     # What is sent --------------------------------------------------------------------------------------------------
 
@@ -292,10 +336,7 @@ class OpenAIChat:
         return (self._learnt.mode or "schema") if chosen == "auto" else chosen
 
     def _body(self, request: Request, mode: str) -> dict[str, Any]:
-        messages = list(request.messages)
-        if mode != "schema":
-            last = messages[-1]
-            messages[-1] = Message(last.role, f"{last.content}\n\n{_in_words(request.schema)}", last.images)
+        messages = request.messages if mode == "schema" else in_words(request)
         body: dict[str, Any] = {
             "model": self.config.model,
             "messages": [_as_sent(message) for message in messages],
@@ -313,25 +354,24 @@ class OpenAIChat:
             body["extra_body"] = self.config.extra
         return body
 
-    def _client(self) -> openai.AsyncOpenAI:
+    def _client(self, endpoint: str) -> openai.AsyncOpenAI:
         secret = self.config.secret()
-        if not secret and self.config.endpoint == OPENAI:
+        if not secret and endpoint == OPENAI:
             raise ChatSetupError(
                 f"There is no key for {self.model}: set ${self.config.key}, or set $OPENAI_BASE_URL to an endpoint "
                 "that needs none."
             )
-        return _client(self.config.endpoint, secret or "none", self.config.timeout)
+        return _client(endpoint, secret or "none", self.config.timeout)
 
     async def _check(self) -> None:
         import openai
 
+        endpoint = await self._reach()
         try:
-            page = await self._client().models.list(timeout=min(20.0, self.config.timeout))
+            page = await self._client(endpoint).models.list(timeout=min(20.0, self.config.timeout))
             known = [model.id for model in page.data or ()]
         except openai.APIConnectionError as error:
-            raise self._given_up(
-                _TransientError("connection", self._clean(one_line(error.__cause__ or error)))
-            ) from None
+            raise self._nobody(self._clean(one_line(error.__cause__ or error))) from None
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
                 raise self._by_status(error, "") from None
@@ -344,7 +384,7 @@ class OpenAIChat:
             near = difflib.get_close_matches(self.config.model, known, n=1, cutoff=0.3)
             hint = f"Did you mean {near[0]!r}? " if near else ""
             raise ChatSetupError(
-                f"{self.config.endpoint} has no model {self.config.model!r}. {hint}It has: "
+                f"{endpoint} has no model {self.config.model!r}. {hint}It has: "
                 f"{', '.join(sorted(known)[:8])}{', ...' if len(known) > 8 else ''}."
             )
 
@@ -404,8 +444,12 @@ def _repair(why: str) -> str:
     return f"{why} Answer again, with JSON that fits the schema and nothing else."
 
 
-def _in_words(schema: Mapping[str, Any]) -> str:
-    return f"Answer with JSON that fits this JSON schema and nothing else:\n{json.dumps(schema, ensure_ascii=False)}"
+def in_words(request: Request) -> Sequence[Message]:
+    """Returns a request's messages, with the schema in words at the end of the last one."""
+    schema = json.dumps(request.schema, ensure_ascii=False)
+    last = request.messages[-1]
+    said = f"{last.content}\n\nAnswer with JSON that fits this JSON schema and nothing else:\n{schema}"
+    return (*request.messages[:-1], Message(last.role, said, last.images))
 
 
 def _as_sent(message: Message) -> dict[str, Any]:
@@ -458,11 +502,17 @@ _JITTER: Final = random.Random()
 # One event loop and one client per process -------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
+_LOOP_LOCK: Final = threading.Lock()
+_LOOPS: Final[list[asyncio.AbstractEventLoop]] = []
+
+
 def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="dgym-chat", daemon=True).start()
-    return loop
+    with _LOOP_LOCK:  # the first calls come from many threads at once
+        if not _LOOPS:
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, name="dgym-chat", daemon=True).start()
+            _LOOPS.append(loop)
+        return _LOOPS[0]
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -479,8 +529,14 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 def _client(endpoint: str, secret: str, timeout: float) -> openai.AsyncOpenAI:
     import openai
 
+    # Nothing on this machine is reached through a proxy, whatever the environment says.
+    direct = openai.DefaultAsyncHttpxClient(trust_env=False) if _is_here(endpoint) else None
     # Retries are ours: the limiter has to know of every request.
-    return openai.AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=timeout, max_retries=0)
+    return openai.AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=timeout, max_retries=0, http_client=direct)
+
+
+def _is_here(endpoint: str) -> bool:
+    return urlsplit(endpoint).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 _LEARNT: Final[dict[str, _Learnt]] = {}

@@ -1,4 +1,4 @@
-"""What a process's language-model calls have in common: the record, the limiters, the purse.
+"""What a process's language-model calls have in common: the record, the limiters, the purse, the servers.
 
 A run sets it once in each of its processes (`use`), before the first call; without that, calls are recorded in
 the cache folder, limited within the process and not limited in cost.
@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol
 
 from dgym.chat.errors import SpendingStoppedError
 from dgym.chat.limiter import Limiter, Limits
+from dgym.chat.servers import LocalServers
 from dgym.core import Message
 
 Replay = Literal["on", "strict", "off"]
@@ -121,6 +122,18 @@ class LocalLimiters:
         return self.made[key]
 
 
+class Servers(Protocol):
+    """Gives every model of one's own its server; here or in another process."""
+
+    def address(self, model: str) -> str:
+        """Returns the base URL of a model's server, once it can be asked; may take minutes."""
+        ...
+
+    def stop(self) -> None:
+        """Stops the servers that this process started; those of other processes go on."""
+        ...
+
+
 @dataclass(frozen=True)
 class Session:
     """See the module's text.
@@ -130,12 +143,14 @@ class Session:
         limiters: Where limiters are found.
         purse: What counts the spending; one in this process, with the settings' limits, unless given.
         instead: Answers in place of every endpoint, for estimates: nothing is sent, recorded or spent.
+        servers: Where models of one's own are served; by this process unless given.
     """
 
     settings: Settings = DEFAULT
     limiters: Limiters = field(default_factory=LocalLimiters)
     purse: Purse | None = None
     instead: Callable[[Sequence[Message], Mapping[str, Any]], str] | None = None
+    servers: Servers = field(default_factory=LocalServers)
 
     def __post_init__(self) -> None:
         if self.purse is None:
@@ -179,10 +194,12 @@ def begin(session: Session) -> None:
 
 @contextmanager
 def use(session: Session) -> Iterator[Session]:
-    """Sets this process's session for a while."""
+    """Sets this process's session for a while, and stops its servers then."""
     before = current()
     begin(session)
     try:
         yield session
     finally:
         begin(before)
+        if session is not before:
+            session.servers.stop()

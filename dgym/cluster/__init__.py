@@ -71,7 +71,7 @@ class RayBackend:
         _must_answer(self.address)
         import ray
 
-        from dgym.cluster.chat import start_desk
+        from dgym.cluster.chat import PASSED, serves, start_desk, stop_servers
         from dgym.cluster.hosts import HOST_RESOURCE, HostManager, fitting, host_stats, start_hosts
         from dgym.cluster.pool import start_workers
 
@@ -81,9 +81,11 @@ class RayBackend:
         options: dict[str, Any] = {"log_to_driver": self.verbose, "address": self.address or "local"}
         if not self.verbose:
             options["logging_level"] = logging.CRITICAL
-        if "DGYM_SANDBOX" in os.environ:
-            # Programs are graded in the workers, which on a running cluster do not inherit this process's choice.
-            options["runtime_env"] = {"env_vars": {"DGYM_SANDBOX": os.environ["DGYM_SANDBOX"]}}
+        passed = {name: os.environ[name] for name in ("DGYM_SANDBOX", *PASSED) if name in os.environ}
+        if passed:
+            # Programs are graded and models served in processes that on a running cluster do not inherit this
+            # process's choices.
+            options["runtime_env"] = {"env_vars": passed}
         if self.address is None:
             hosts_here = self.hosts or max(1, cores // spec.threads)
             options |= {"num_cpus": max(2, cores), "resources": {HOST_RESOURCE: hosts_here}, "include_dashboard": False}
@@ -91,9 +93,12 @@ class RayBackend:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"Ray cannot be reached at {self.address or 'this machine'}: {one_line(error)}") from error
+        desk = None
         try:
             on_gpu = spec.device.startswith("cuda")
-            wanted = min(len(job.episodes), self.hosts or fitting(spec.threads, on_gpu))
+            # A teacher's model server takes a GPU of its own.
+            room = max(1, fitting(spec.threads, on_gpu) - (on_gpu and serves(job)))
+            wanted = min(len(job.episodes), self.hosts or room)
             hosts = start_hosts(wanted, gpus_per_host=1.0 if on_gpu else 0.0)
             manager = ray.remote(HostManager).options(num_cpus=0).remote(hosts)
             ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
@@ -103,6 +108,8 @@ class RayBackend:
             self._tune(job, report, Shared(manager, workers, desk), wanted * per_host)
             return Usage.of(host_stats(hosts))
         finally:
+            if desk is not None:
+                stop_servers(desk)
             ray.shutdown()
 
     def _tune(self, job: Job, report: Report, shared: Shared, at_a_time: int) -> None:

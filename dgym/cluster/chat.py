@@ -1,24 +1,62 @@
-"""Limiters and purse of a run, shared by its processes: one actor that all of them ask."""
+"""Limiters, purse and model servers of a run, shared by its processes: actors that all of them ask."""
 
 from __future__ import annotations
 
-from typing import Any
+import contextlib
+import os
+from typing import Any, Final
 
 import ray
 
+from dgym.bench import Job
+from dgym.chat.errors import ChatSetupError
 from dgym.chat.limiter import Limiter, LimiterStats, Outcome
+from dgym.chat.local import VllmChat
+from dgym.chat.servers import GRACE, LOOPBACK, LocalServers, in_thread
 from dgym.chat.session import LocalLimiters, LocalPurse, Rates, Session, Settings
+from dgym.errors import DgymError, InfrastructureError
+from dgym.teachers import make_teacher
+
+PASSED: Final = ("DGYM_VLLM", "DGYM_VLLM_ARGS", "DGYM_VLLM_URL")
+"""Variables of the environment that the processes of a running cluster need to have too."""
+
+
+class ServerDesk:
+    """Starts and watches the run's model servers; made an actor from outside.
+
+    Args:
+        alone: Whether only this machine has to reach the servers.
+        threads: `$OMP_NUM_THREADS` as the run's own process has it; `None` if it has none.
+    """
+
+    def __init__(self, alone: bool = True, threads: str | None = None) -> None:
+        # Ray sets it to 1 for an actor without CPUs, and the servers would inherit that.
+        os.environ.pop("OMP_NUM_THREADS", None)
+        if threads is not None:
+            os.environ["OMP_NUM_THREADS"] = threads
+        self._servers = LocalServers(LOOPBACK if alone else ray.util.get_node_ip_address())
+
+    async def address(self, model: str) -> str:
+        """See `dgym.chat.servers.LocalServers.address`."""
+        return await in_thread(lambda: self._servers.address(model))
+
+    async def stop(self) -> None:
+        """Stops all servers."""
+        await in_thread(self._servers.stop)
 
 
 class ChatDesk:
-    """Holds one limiter per (endpoint, model), and the purse; made an actor from outside.
+    """Holds one limiter per (endpoint, model), the purse, and who serves models; made an actor from outside.
 
     Args:
         settings: The limits on the spending.
+        threads: See `ServerDesk`.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, threads: str | None = None) -> None:
         self._limiters, self._purse = LocalLimiters(), LocalPurse(settings)
+        self._threads = threads
+        self._servers: Any = None
 
     async def ticket(self, key: str, rates: Rates) -> int:
         """See `dgym.chat.limiter.Limiter.ticket`."""
@@ -39,6 +77,21 @@ class ChatDesk:
     async def spend(self, tokens: int, cost: float) -> None:
         """See `dgym.chat.session.Purse.spend`."""
         await self._purse.spend(tokens, cost)
+
+    async def servers(self) -> Any:
+        """Returns the handle of the `ServerDesk`, which is started when first asked for: few runs need it.
+
+        Raises:
+            ChatSetupError: If the cluster has GPUs and the students hold all of them.
+        """
+        if self._servers is None:
+            self._servers = _start_servers(self._threads)
+        return self._servers
+
+    async def stop(self) -> None:
+        """Stops the model servers, if there are any."""
+        if self._servers is not None:
+            await self._servers.stop.remote()
 
     async def stats(self) -> dict[str, LimiterStats]:
         """Returns what the limiters have seen, by endpoint and model."""
@@ -86,11 +139,65 @@ class _RemotePurse:
         await self._desk.spend.remote(tokens, cost)
 
 
+class _RemoteServers:
+    """The run's servers, as its other processes ask for them; see `dgym.chat.session.Servers`."""
+
+    def __init__(self, desk: Any) -> None:
+        self._desk = desk
+
+    def address(self, model: str) -> str:
+        try:
+            servers = ray.get(self._desk.servers.remote())
+            url: str = ray.get(servers.address.remote(model))
+            return url
+        except ray.exceptions.RayTaskError as error:
+            # What was raised there, without Ray's own text around it.
+            if isinstance(error.cause, DgymError):
+                raise error.cause from None
+            raise
+        except ray.exceptions.RayActorError:
+            raise InfrastructureError("The process that watches the model servers died.") from None
+
+    def stop(self) -> None:
+        """Leaves them to the run."""
+
+
+def _start_servers(threads: str | None) -> Any:
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    if gpus and ray.available_resources().get("GPU", 0) < 1:
+        raise ChatSetupError(
+            "No GPU is left for the teacher's model server: run with fewer --hosts, or set $DGYM_VLLM_URL to a "
+            "running server."
+        )
+    actor = ray.remote(ServerDesk).options(num_cpus=0, num_gpus=gpus, max_concurrency=10_000)
+    alone = sum(bool(node["Alive"]) for node in ray.nodes()) == 1
+    return actor.remote(alone, threads)
+
+
+def serves(job: Job) -> bool:
+    """Whether a run will start model servers of its own, unless its record has all answers."""
+    if os.environ.get("DGYM_VLLM_URL") or job.chat.replay == "strict":
+        return False
+    teachers = {(i.spec.teacher, repr(i.spec.teacher_params)): i.spec for i in job.episodes if i.waits}.values()
+    chats = [chat for spec in teachers for chat in make_teacher(spec.teacher, spec.teacher_params).chats]
+    return any(isinstance(chat, VllmChat) for chat in chats)
+
+
+def stop_servers(desk: Any) -> None:
+    """Stops the model servers of a run, however it ended; what does not answer ends with Ray."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        ray.get(desk.stop.remote(), timeout=2 * GRACE)
+
+
 def start_desk(settings: Settings) -> Any:
     """Starts the actor; it only keeps count, and takes no CPU from Ray's."""
-    return ray.remote(ChatDesk).options(num_cpus=0, max_concurrency=10_000).remote(settings)
+    return (
+        ray.remote(ChatDesk)
+        .options(num_cpus=0, max_concurrency=10_000)
+        .remote(settings, os.environ.get("OMP_NUM_THREADS"))
+    )
 
 
 def remote_session(settings: Settings, desk: Any) -> Session:
     """Returns the session of a process that asks the desk."""
-    return Session(settings, _RemoteLimiters(desk), _RemotePurse(desk))
+    return Session(settings, _RemoteLimiters(desk), _RemotePurse(desk), servers=_RemoteServers(desk))

@@ -80,10 +80,11 @@ class Solutions(Answer):
     solutions: list[Solution] = Field(min_length=1)
 
 
-def drafts(*, pictures: bool = False, pairs: bool = False, unsolved: bool = False) -> type[Answer]:
+def drafts(count: int, *, pictures: bool = False, pairs: bool = False, unsolved: bool = False) -> type[Answer]:
     """Returns the record of a list of written examples.
 
     Args:
+        count: How many are asked for; twice as many may be written, so that a model that is held to the schema ends.
         pictures: Whether each has a `picture`, described in words.
         pairs: Whether each has a `rejected` response.
         unsolved: Whether they come without `response`.
@@ -96,4 +97,4 @@ def drafts(*, pictures: bool = False, pairs: bool = False, unsolved: bool = Fals
         if pairs:
             fields["rejected"] = text
     draft = create_model("Draft", __base__=Answer, **fields)
-    return create_model("Drafts", __base__=Answer, examples=(list[draft], Field(min_length=1)))
+    return create_model("Drafts", __base__=Answer, examples=(list[draft], Field(min_length=1, max_length=2 * count)))

@@ -94,7 +94,7 @@ class Writer:
             "pictures": bool(brief.pictures),
             "task": {"task": "write", "domain": brief.domain, "skill": item.skill, "count": count},
         }
-        kind = drafts(pictures=bool(brief.pictures), pairs=self.pairs, unsolved=unsolved)
+        kind = drafts(count, pictures=bool(brief.pictures), pairs=self.pairs, unsolved=unsolved)
         made: Any = put(self.chat, brief, "write", values, kind, seed, shown)
         examples = []
         for number, draft in enumerate(made.examples[:count]):

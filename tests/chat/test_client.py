@@ -347,3 +347,23 @@ def test_the_record_is_json_that_a_person_can_read(serve, tmp_path: Path) -> Non
     assert stored["chat"]["model"] == "stand-in"
     assert stored["request"]["messages"][0]["content"] == ASKED[0].content
     assert json.loads(stored["reply"]["text"]) == ANSWER
+
+
+def test_the_first_calls_of_many_threads_share_one_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+    import time
+
+    from dgym.chat import client
+
+    made, new = [], asyncio.new_event_loop
+
+    def slow() -> asyncio.AbstractEventLoop:
+        time.sleep(0.05)  # others come meanwhile
+        made.append(new())
+        return made[-1]
+
+    monkeypatch.setattr(client, "_LOOPS", [])
+    monkeypatch.setattr(client.asyncio, "new_event_loop", slow)
+    loops = concurrently(lambda _: client._loop(), list(range(8)))
+    assert len(made) == 1
+    assert set(loops) == set(made)

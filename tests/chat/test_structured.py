@@ -70,7 +70,7 @@ def test_a_misfit_is_named_by_its_place() -> None:
     ],
 )
 def test_drafts_have_the_fields_that_are_wanted(flags: dict[str, bool], fields: list[str]) -> None:
-    assert list(schema_of(drafts(**flags))["$defs"]["Draft"]["properties"]) == fields
+    assert list(schema_of(drafts(3, **flags))["$defs"]["Draft"]["properties"]) == fields
 
 
 def test_a_record_comes_out_of_a_chat() -> None:

@@ -68,11 +68,13 @@ def test_what_is_missing_is_asked_for_again_and_not_what_is_there() -> None:
 
 
 def test_repeated_and_surplus_examples_do_not_count() -> None:
-    same = FakeChat(lambda *_: {"examples": [{"prompt": "add 1 1", "response": "2"}] * 5})
+    same = FakeChat(lambda *_: {"examples": [{"prompt": "add 1 1", "response": "2"}] * 3})
     assert [e.prompt for e in Writer(same).generate(BRIEF, PlanItem(3, seed=1))] == ["add 1 1"]
     assert len(same.calls) == 4, "it gives up after so many rounds"
-    many = counter(per_call=50)
+    many = counter(per_call=5)
     assert len(Writer(many).generate(BRIEF, PlanItem(3, seed=1))) == 3
+    assert len(many.calls) == 1
+    assert many.calls[0].schema["properties"]["examples"]["maxItems"] == 6, "a model held to the schema comes to an end"
 
 
 def test_losses_are_topped_up() -> None:
