@@ -1,6 +1,6 @@
 """Is a student host kept busy while teachers wait for their language model?
 
-    python benchmarks/overlap.py [--latency 1.0] [--episodes 4]
+    python benchmarks/overlap.py [--latencies 1 4] [--episodes 4]
 
 Some episodes share one host on Ray; their teacher's model answers over HTTP, each call after a fixed time. With c the
 host's work a round and L the time that a teacher takes for one, a host that never idled for want of planning would
@@ -33,19 +33,14 @@ def serve(latency: float, pipe: Any) -> None:
         pipe.recv()
 
 
-def main() -> None:
-    """Measures and compares."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latency", type=float, default=1.0, help="seconds that a call takes")
-    parser.add_argument("--episodes", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=6)
-    args = parser.parse_args()
+def measure(latency: float, episodes: int, rounds: int) -> None:
+    """Runs the episodes against a server of some latency, and prints how busy the host was."""
     near, far = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=serve, args=(args.latency, far), daemon=True)
+    process = multiprocessing.get_context("fork").Process(target=serve, args=(latency, far), daemon=True)
     process.start()
     os.environ |= {"OPENAI_BASE_URL": near.recv(), "OPENAI_API_KEY": "any"}
     # Trained on each round's data only, so that all rounds are the same work.
-    rules = Rules(iterations=args.rounds, budget=Budget(60), training="continue", share=0.3)
+    rules = Rules(iterations=rounds, budget=Budget(60), training="continue", share=0.3)
     specs = [
         EpisodeSpec(
             teacher="agent@openai:stand-in",
@@ -55,30 +50,40 @@ def main() -> None:
             rules=rules,
             seeds=Seeds.all(seed),
         )
-        for seed in range(1, args.episodes + 1)
+        for seed in range(1, episodes + 1)
     ]
     with tempfile.TemporaryDirectory() as folder:
         summary = bench(
             specs,
             Path(folder) / "run",
             chat=Settings(record=str(Path(folder) / "record")),
-            backend=RayBackend(hosts=1, workers=2, per_host=args.episodes),
+            backend=RayBackend(hosts=1, workers=2, per_host=episodes),
         )
         if len(summary.ok) != len(specs):
             raise SystemExit(f"{len(summary.failed)} episodes failed: {summary.failed[:1]}")
         steps = open_run(Path(folder) / "run").steps
     near.send("end")
+    process.join(10)
     usage = summary.usage
     assert usage.busy is not None
-    rounds = args.episodes * args.rounds
     taught = steps[steps["iteration"] > 0]
-    # What was done before the first training, the untrained student's answers, is not in it.
-    work = usage.busy * usage.seconds / (rounds - args.episodes / 2)
+    # The time counted begins with the first training of all.
+    work = usage.busy * usage.seconds / (episodes * rounds)
     wait = float((taught["seconds_plan"] + taught["seconds_generate"]).mean())
-    best = min(1.0, args.episodes * work / (work + wait))
-    print(f"{args.episodes} episodes of {args.rounds} rounds on one host")
-    print(f"host work c = {work:.2f} s a round, teacher L = {wait:.2f} s a round")
-    print(f"busy {usage.busy:.1%} of {usage.seconds:.0f} s; at best {best:.1%}; ratio {usage.busy / best:.2f}")
+    best = min(1.0, episodes * work / (work + wait))
+    print(f"calls of {latency:g} s: host work c = {work:.2f} s a round, teacher L = {wait:.2f} s a round")
+    print(f"  busy {usage.busy:.1%} of {usage.seconds:.0f} s; at best {best:.1%}; ratio {usage.busy / best:.2f}")
+
+
+def main() -> None:
+    """Measures and compares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--latencies", type=float, nargs="+", default=[1.0, 4.0], help="seconds that a call takes")
+    parser.add_argument("--episodes", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=6)
+    args = parser.parse_args()
+    for latency in args.latencies:
+        measure(latency, args.episodes, args.rounds)
 
 
 if __name__ == "__main__":

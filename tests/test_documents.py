@@ -90,3 +90,24 @@ def test_in_the_published_standard_controls_are_no_better_than_uniform_in_any_do
     for control in ("wrong-answers", "off-domain"):
         assert (gains.loc[control] <= gains.loc["uniform"]).all()
     assert (gains.loc["ceiling"] > gains.loc["uniform"]).all()
+
+
+@pytest.mark.parametrize(
+    ("suite", "exchange"),
+    [
+        ("standard", "weakness with state"),
+        ("standard-u", "weakness with state"),
+        ("ablation", "gate off"),
+        ("ablation", "continued training"),
+    ],
+)
+def test_differences_in_the_readme_are_the_published_ones(suite: str, exchange: str) -> None:
+    table = (ROOT / "leaderboard" / suite / "ablation.md").read_text(encoding="utf-8")
+    (row,) = [line for line in table.splitlines() if line.startswith(f"| {exchange} |")]
+    assert row.split(" | ")[4] in README
+
+
+def test_the_best_teacher_in_the_readme_is_that_of_the_published_standard() -> None:
+    overall = (ROOT / "leaderboard" / "standard" / "leaderboard.md").read_text(encoding="utf-8").rpartition("## ")[2]
+    best = next(line for line in overall.splitlines() if line.startswith("| 1"))
+    assert best.split(" | ")[1] == "weakness\\*"

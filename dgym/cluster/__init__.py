@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import uuid4
 
 from dgym.bench import Job, Report, Usage
 from dgym.errors import InfrastructureError, UsageError, one_line
@@ -102,8 +103,9 @@ class RayBackend:
             hosts = start_hosts(wanted, gpus_per_host=1.0 if on_gpu else 0.0)
             manager = ray.remote(HostManager).options(num_cpus=0).remote(hosts)
             ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
-            desk = start_desk(job.chat)
-            workers = start_workers(self.workers, job.chat, desk)
+            name = f"dgym-desk-{uuid4().hex}"
+            desk = start_desk(job.chat, name)
+            workers = start_workers(self.workers, job.chat, name)
             per_host = self.per_host or (WAITING if any(i.waits for i in job.episodes) else COMPUTING)
             self._tune(job, report, Shared(manager, workers, desk), wanted * per_host)
             return Usage.of(host_stats(hosts))

@@ -189,11 +189,11 @@ def stop_servers(desk: Any) -> None:
         ray.get(desk.stop.remote(), timeout=2 * GRACE)
 
 
-def start_desk(settings: Settings) -> Any:
-    """Starts the actor; it only keeps count, and takes no CPU from Ray's."""
+def start_desk(settings: Settings, name: str) -> Any:
+    """Starts the actor under a name; it only keeps count, and takes no CPU from Ray's."""
     return (
         ray.remote(ChatDesk)
-        .options(num_cpus=0, max_concurrency=10_000)
+        .options(name=name, num_cpus=0, max_concurrency=10_000)
         .remote(settings, os.environ.get("OMP_NUM_THREADS"))
     )
 

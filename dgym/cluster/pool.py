@@ -25,11 +25,12 @@ class TeacherWorker:
 
     Args:
         settings: What a person chose for language-model calls.
-        desk: Handle of the `ChatDesk` that the run's processes share.
+        desk: Name of the `ChatDesk` that the run's processes share: a handle would be kept in the object store, from
+            where a worker that is started again might not get it.
     """
 
-    def __init__(self, settings: session.Settings, desk: Any) -> None:
-        session.begin(remote_session(settings, desk))
+    def __init__(self, settings: session.Settings, desk: str) -> None:
+        session.begin(remote_session(settings, ray.get_actor(desk)))
         self._teachers: dict[str, Teacher] = {}
         # Items of engines that compute come one at a time, as there is one core for them.
         self._computing = Lock()
@@ -77,7 +78,7 @@ class RayPool:
         return out
 
 
-def start_workers(count: int, settings: session.Settings, desk: Any) -> list[Any]:
+def start_workers(count: int, settings: session.Settings, desk: str) -> list[Any]:
     """Starts teacher workers; they take no CPU from Ray's count, the hosts are what is scheduled."""
     actor = ray.remote(TeacherWorker).options(num_cpus=0, max_restarts=3, max_concurrency=EPISODES_PER_WORKER)
     return [actor.remote(settings, desk) for _ in range(count)]
