@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 
 from dgym import registry
+from dgym.chat_server import ChatServer, Manner
 from dgym.core import Budget, Example, Plan, PlanItem, Rules, Teacher
 from dgym.episode import ClosedLoop, LocalPool, run_episode
 from dgym.fakes import FakeDomain, FakeFamily
@@ -123,3 +124,22 @@ def teacher_file(tmp_path):
         return f"{path}:{attribute}"
 
     return write
+
+
+@pytest.fixture
+def serve_openai(monkeypatch):
+    """Starts a test server, behaving as its keywords say, and makes it the endpoint of `openai:MODEL`."""
+    running = []
+    monkeypatch.setattr("dgym.chat.client._BACKOFF", (0.005, 0.02))
+    monkeypatch.setenv("OPENAI_API_KEY", "any")
+
+    def start(**manner):
+        server = ChatServer(Manner(**manner))
+        running.append(server)
+        server.__enter__()
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        return server
+
+    yield start
+    for server in running:
+        server.__exit__()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from dgym import results
 from dgym.bench import LocalBackend, bench, unfinished
 from dgym.chat.errors import LOSSES
 from dgym.chat.session import Settings
-from dgym.chat_server import FAULTS, ChatServer, Manner
+from dgym.chat_server import FAULTS
 from dgym.core import Budget, Rules
 from dgym.errors import UsageError
 from dgym.estimate import estimate
@@ -24,25 +23,6 @@ from tests.rows import assert_same_rows
 DOMAINS = ("math", "code", "tools", "vqa")
 ENVIRONMENTS = ("open-ended", "skill-list", "skill-tree")
 SHORT = Rules(iterations=2, budget=Budget(24))
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Starts a server and makes it the endpoint of `openai:MODEL`; the last one started counts."""
-    running: list[ChatServer] = []
-    monkeypatch.setattr("dgym.chat.client._BACKOFF", (0.005, 0.02))
-    monkeypatch.setenv("OPENAI_API_KEY", "any")
-
-    def start(**manner: Any) -> ChatServer:
-        server = ChatServer(Manner(**manner))
-        running.append(server)
-        server.__enter__()
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        return server
-
-    yield start
-    for server in running:
-        server.__exit__()
 
 
 def fake(environment: str = "skill-list", seed: int = 1, rules: Rules = SHORT, teacher: str = "agent") -> EpisodeSpec:
@@ -79,9 +59,9 @@ CELLS = [
 
 @pytest.mark.parametrize(("domain", "environment"), CELLS)
 def test_a_language_model_teaches_a_small_student_for_real(
-    serve, tmp_path: Path, domain: str, environment: str
+    serve_openai, tmp_path: Path, domain: str, environment: str
 ) -> None:
-    server = serve()
+    server = serve_openai()
     spec = EpisodeSpec(
         teacher="openai:stand-in",
         environment=environment,
@@ -104,16 +84,16 @@ def test_a_language_model_teaches_a_small_student_for_real(
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 @pytest.mark.parametrize("teacher", ["agent", "agent-blind", "agent-seeded", "agent-pairs"])
-def test_every_agent_enters_every_environment(serve, tmp_path: Path, teacher: str, environment: str) -> None:
-    serve()
+def test_every_agent_enters_every_environment(serve_openai, tmp_path: Path, teacher: str, environment: str) -> None:
+    serve_openai()
     found = run([fake(environment, teacher=teacher)], tmp_path / "run", tmp_path / "record")
     assert found.episodes.examples_kept.iloc[0] > 20
     assert found.examples.rejected.notna().all() == (teacher == "agent-pairs")
     assert found.examples[found.examples.kept].correct.all()
 
 
-def test_a_solver_and_an_author_are_two_models(serve, tmp_path: Path) -> None:
-    serve()
+def test_a_solver_and_an_author_are_two_models(serve_openai, tmp_path: Path) -> None:
+    serve_openai()
     spec = EpisodeSpec(
         teacher="agent@openai:stand-in",
         teacher_params={"solver": "stand-in"},
@@ -132,10 +112,10 @@ def test_a_solver_and_an_author_are_two_models(serve, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_with_every_third_answer_faulty_the_episode_ends_and_says_what_was_lost(
-    serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str
+    serve_openai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, environment: str
 ) -> None:
     chats = tmp_path / "chats.toml"
-    server = serve(faults=FAULTS, every=3, hang=2.0, retry_after=0.01)
+    server = serve_openai(faults=FAULTS, every=3, hang=2.0, retry_after=0.01)
     chats.write_text(f'[mine]\nmodel = "stand-in"\nendpoint = "{server.url}"\ntimeout = 0.5\n')
     monkeypatch.setenv("DGYM_CHATS", str(chats))
     spec = fake(environment).model_copy(update={"teacher": "agent@mine"})
@@ -148,8 +128,8 @@ def test_with_every_third_answer_faulty_the_episode_ends_and_says_what_was_lost(
     assert row.examples_submitted >= 0.8 * 48, "what was lost was asked for again"
 
 
-def test_nothing_but_rubbish_ends_an_episode_as_the_teachers_failure(serve, tmp_path: Path) -> None:
-    serve(faults=("prose", "schema", "refusal"), every=1)
+def test_nothing_but_rubbish_ends_an_episode_as_the_teachers_failure(serve_openai, tmp_path: Path) -> None:
+    serve_openai(faults=("prose", "schema", "refusal"), every=1)
     summary = bench([fake()], tmp_path / "run", backend=LocalBackend(), chat=Settings(record=str(tmp_path / "record")))
     (failed,) = summary.failed
     assert failed.boundary == "teacher"
@@ -161,8 +141,8 @@ def test_nothing_but_rubbish_ends_an_episode_as_the_teachers_failure(serve, tmp_
 # Replay ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_strict_replay_gives_the_same_rows_and_asks_nobody(serve, tmp_path: Path) -> None:
-    server = serve()
+def test_a_strict_replay_gives_the_same_rows_and_asks_nobody(serve_openai, tmp_path: Path) -> None:
+    server = serve_openai()
     specs = [fake(environment, seed) for environment in ENVIRONMENTS for seed in (1, 2)]
     run(specs, tmp_path / "first", tmp_path / "record")
     server.__exit__()
@@ -173,8 +153,8 @@ def test_a_strict_replay_gives_the_same_rows_and_asks_nobody(serve, tmp_path: Pa
     assert_same_rows(tmp_path / "first", tmp_path / "again")
 
 
-def test_a_strict_replay_of_what_was_not_recorded_fails_and_says_how_to_record(serve, tmp_path: Path) -> None:
-    serve()
+def test_a_strict_replay_of_what_was_not_recorded_fails_and_says_how_to_record(serve_openai, tmp_path: Path) -> None:
+    serve_openai()
     chat = Settings(replay="strict", record=str(tmp_path / "record"))
     (failed,) = bench([fake()], tmp_path / "run", backend=LocalBackend(), chat=chat).failed
     assert "without --replay strict" in failed.message
@@ -183,8 +163,10 @@ def test_a_strict_replay_of_what_was_not_recorded_fails_and_says_how_to_record(s
 # Spending ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_limit_on_spending_ends_episodes_with_what_they_have_and_more_money_goes_on(serve, tmp_path: Path) -> None:
-    server = serve()
+def test_a_limit_on_spending_ends_episodes_with_what_they_have_and_more_money_goes_on(
+    serve_openai, tmp_path: Path
+) -> None:
+    server = serve_openai()
     long = Rules(iterations=4, budget=Budget(24))
     specs = [fake(rules=long)]
     whole = run(specs, tmp_path / "whole", tmp_path / "elsewhere").episodes.iloc[0]
@@ -205,8 +187,8 @@ def test_a_limit_on_spending_ends_episodes_with_what_they_have_and_more_money_go
     assert server.seen.requests - asked < whole.teacher_calls, "what was recorded was not paid for twice"
 
 
-def test_an_estimate_is_near_what_comes_of_it_and_asks_nobody(serve, tmp_path: Path) -> None:
-    server = serve()
+def test_an_estimate_is_near_what_comes_of_it_and_asks_nobody(serve_openai, tmp_path: Path) -> None:
+    server = serve_openai()
     specs = [fake(environment, seed) for environment in ENVIRONMENTS for seed in (1, 2)]
     todo = unfinished(specs, tmp_path / "run")[1]
     guessed = estimate(todo)
@@ -225,8 +207,8 @@ def test_an_estimate_is_near_what_comes_of_it_and_asks_nobody(serve, tmp_path: P
 # What a person has to mend -----------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_asked_is_said_before_anything_is_run(serve, tmp_path: Path, monkeypatch) -> None:
-    serve(key="sk-right")
+def test_what_cannot_be_asked_is_said_before_anything_is_run(serve_openai, tmp_path: Path, monkeypatch) -> None:
+    serve_openai(key="sk-right")
     with pytest.raises(UsageError, match=r"set \$OPENAI_API_KEY to a valid key"):
         bench([fake()], tmp_path / "run", backend=LocalBackend())
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
@@ -239,9 +221,9 @@ def test_what_cannot_be_asked_is_said_before_anything_is_run(serve, tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
-def test_no_key_in_any_file_that_a_run_leaves(serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_key_in_any_file_that_a_run_leaves(serve_openai, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     canary = "sk-canary-4711"
-    serve(key=canary, faults=FAULTS[:3], every=4)
+    serve_openai(key=canary, faults=FAULTS[:3], every=4)
     monkeypatch.setenv("OPENAI_API_KEY", canary)
     run([fake()], tmp_path / "run", tmp_path / "record")
     written = [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -45,6 +45,8 @@ def make_teacher(name: str, params: Mapping[str, Any] | None = None) -> Teacher:
     entry, chat = split_name(name)
     if chat:
         params = {"chat": chat, **(params or {})}
+    elif entry in registry.names("chat") and entry not in registry.names("teacher"):
+        raise UsageError(f"{entry!r} provides language models; name one, {entry}:MODEL, or write agent@{entry}.")
     made = registry.load("teacher", entry)
     if callable(made) and not isinstance(made, Teacher):
         try:

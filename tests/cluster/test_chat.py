@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from dgym import results
 from dgym.bench import LocalBackend, bench
 from dgym.chat.session import Settings
-from dgym.chat_server import ChatServer, Manner
 from dgym.cluster import RayBackend
 from dgym.core import Budget, Rules
 from dgym.specs import EpisodeSpec, Seeds
@@ -31,25 +26,8 @@ SPECS = [
 ]
 
 
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    running: list[ChatServer] = []
-    monkeypatch.setenv("OPENAI_API_KEY", "any")
-
-    def start(**manner: Any) -> ChatServer:
-        server = ChatServer(Manner(**manner))
-        running.append(server)
-        server.__enter__()
-        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-        return server
-
-    yield start
-    for server in running:
-        server.__exit__()
-
-
-def test_on_ray_and_in_process_the_rows_are_the_same_and_the_limiter_is_one(serve, tmp_path: Path) -> None:
-    server = serve(capacity=3, latency=0.05)
+def test_on_ray_and_in_process_the_rows_are_the_same_and_the_limiter_is_one(serve_openai, tmp_path: Path) -> None:
+    server = serve_openai(capacity=3, latency=0.05)
     backend = RayBackend(hosts=1, workers=2, per_host=6)
     summary = bench(SPECS, tmp_path / "ray", backend=backend, chat=Settings(record=str(tmp_path / "one")))
     assert not summary.failed
@@ -62,8 +40,8 @@ def test_on_ray_and_in_process_the_rows_are_the_same_and_the_limiter_is_one(serv
     assert_same_rows(tmp_path / "ray", tmp_path / "local")
 
 
-def test_the_purse_is_one_for_all_processes(serve, tmp_path: Path) -> None:
-    server = serve()
+def test_the_purse_is_one_for_all_processes(serve_openai, tmp_path: Path) -> None:
+    server = serve_openai()
     limit = 15_000
     backend = RayBackend(hosts=1, workers=2, per_host=3)
     chat = Settings(record=str(tmp_path / "record"), max_tokens=limit)

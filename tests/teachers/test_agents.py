@@ -298,6 +298,7 @@ def test_what_moves_an_answer_moves_the_version(monkeypatch: pytest.MonkeyPatch)
     ("name", "params", "message"),
     [
         ("agent", {}, "needs a language model"),
+        ("openai", {}, "name one, openai:MODEL"),
         ("agent@opnai:x", {}, "Did you mean 'openai'"),
         ("agnt@openai:x", {}, "Did you mean 'agent'"),
         ("agent@openai:x", {"painter": "scne"}, "Did you mean 'scene'"),
