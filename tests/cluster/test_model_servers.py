@@ -95,14 +95,14 @@ def test_a_server_takes_a_gpu_where_there_is_one_and_says_so_where_none_is_left(
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     ray.init(address="local", num_cpus=1, num_gpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        desk = start_desk(Settings())
+        desk = start_desk(Settings(), "desk")
         servers = remote_session(Settings(), desk).servers
         assert servers.address("m") == servers.address("m")
         assert ray.available_resources().get("GPU", 0) == 0
         environment = Path(f"/proc/{started(pids)[0][0]}/environ").read_bytes().split(b"\0")
         assert not [entry for entry in environment if entry.startswith(b"OMP_NUM_THREADS")], "Ray sets it to 1"
         with pytest.raises(ChatSetupError, match=r"No GPU is left .* set \$DGYM_VLLM_URL") as caught:
-            remote_session(Settings(), start_desk(Settings())).servers.address("m")
+            remote_session(Settings(), start_desk(Settings(), "another")).servers.address("m")
         assert "\n" not in str(caught.value)
         stop_servers(desk)
         assert not [pid for line in started(pids) for pid in line if alive(pid)]
