@@ -16,7 +16,7 @@ PNG = b"\x89PNG\r\n\x00\xff"
 PROBLEM = core.Problem("p", "What is 1 + 1?", "2", "sum", (PNG,), "new-combination")
 ATTEMPT = core.Attempt(PROBLEM, "3", 0.5, {"precision": 0.25})
 FEEDBACK = core.Feedback("feedback", (ATTEMPT,))
-EXAMPLE = core.Example("a prompt", "a response", "sum", 3, (PNG,))
+EXAMPLE = core.Example("a prompt", "a response", "sum", 3, (PNG,), "a worse response")
 SEEN = core.Observation("a prompt", "3", "2", False, (PNG, PNG))
 REPORT = core.SkillReport("sum", 0.25, 4, (SEEN,), 2.0, 5)
 PROBE = core.Probe("sum", 0.75, 8)
@@ -24,11 +24,12 @@ BUDGET = core.Budget(7, 20, 300, 30)
 ITEM = core.PlanItem(3, "write", "sum", (SEEN,), 2**62)
 LEAF = core.Subskill("sum/carry", 5, 3, 0.5)
 TREE = core.SkillTree("sum", (LEAF,), True)
-ACTION = core.Action("sum", "exploit", ("sum/carry",), 4, {"sum/carry": -2}, "too easy")
+ACTION = core.Action("sum", "exploit", ("sum/carry",), 4, {"sum/carry": -2}, "too easy", False)
 TURN = core.Turn(1, {"sum": 0.5}, (ACTION,), {"sum": -0.25}, {"sum/carry": 3})
 PAST = core.Past(2, FEEDBACK, (ACTION,), {"sum/carry": 3})
 PLAN = core.Plan((ITEM, ITEM), {"kept": [1, None, "é"]}, (ACTION,), True)
 VERDICT = core.Verdict(EXAMPLE, False, "incorrect", False, 2, True)
+CALL = core.Call("write", "openai:x", "refused", 9, 8, 7, 2, True, 0.5, 1.5, 3, 1)
 KNOWN = {"asked": 4, "known": 1}
 RECORDS = [
     PROBLEM,
@@ -51,13 +52,39 @@ RECORDS = [
     core.Curriculum(("sum",), ("angle",), {"sum": 2.0}, {"sum": 9}, ("sum",)),
     core.Rules(5, BUDGET, "continue", 2, "paper", False, False, True, 0.5, 3, 4),
     core.Brief(
-        "d", "e", "text", "form", {"type": "object"}, BUDGET, 5, {"verify": True}, ({"name": "tool"},), {"sum": ("a",)}
+        "d",
+        "e",
+        "text",
+        "form",
+        {"type": "object"},
+        BUDGET,
+        5,
+        {"verify": True},
+        ({"name": "tool"},),
+        {"sum": ("a",)},
+        (EXAMPLE,),
+        "a scene",
     ),
+    CALL,
     core.State(
         "e", 1, 2**62, 0.5, (SEEN,), (REPORT,), (TREE,), (TURN,), (PROBE,), {"duplicate": 2}, 9, KNOWN, 3, {"a": [1]}
     ),
     core.StateContext(1, 2**62, (PAST,), (PROBE,), {"duplicate": 2}, 9, KNOWN, 3, [1]),
-    core.Step(1, FEEDBACK, FEEDBACK, None, (PLAN,), (VERDICT,), 4, True, {"plan": 0.5}, {"loss": 1.5}, (PROBE,)),
+    core.Step(
+        1,
+        FEEDBACK,
+        FEEDBACK,
+        None,
+        (PLAN,),
+        (VERDICT,),
+        4,
+        True,
+        {"plan": 0.5},
+        {"loss": 1.5},
+        (PROBE,),
+        (CALL,),
+        "spent",
+    ),
 ]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -111,7 +138,8 @@ def test_a_record_survives_json(record):
 
 
 def test_no_record_is_missing_above():
-    kinds = {k for k in vars(core).values() if dataclasses.is_dataclass(k)} - {core.Teacher}
+    # A teacher acts, and what was written may hold an error: neither crosses a pipe as JSON.
+    kinds = {k for k in vars(core).values() if dataclasses.is_dataclass(k)} - {core.Teacher, core.Written}
     assert kinds == {type(r) for r in RECORDS}
 
 
