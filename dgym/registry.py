@@ -134,6 +134,33 @@ def load(kind: str, name: str) -> Any:
     raise unknown_name(kind, name, names(kind))
 
 
+def make(kind: str, name: str, protocol: Any, what: str = "", **params: Any) -> Any:
+    """Loads a class, a factory or an object, makes it where it is not made yet, and checks what came of it.
+
+    Args:
+        kind: One of `KINDS`, or any word where the name is a file's.
+        name: A registered name, or `path/to/file.py:Attr`.
+        protocol: What it must be, a Protocol that can be checked at run time.
+        what: What messages call it: its kind and name as the person gave them; those above by default.
+        params: Keyword arguments of the class or factory.
+
+    Raises:
+        UsageError: If there is no such name, if it cannot be made, or if it is something else.
+    """
+    what = what or f"{kind} {name!r}"
+    made = load(kind, name)
+    if isinstance(made, type) or (callable(made) and not isinstance(made, protocol)):
+        try:
+            made = made(**params)
+        except DgymError:
+            raise
+        except Exception as error:
+            raise UsageError(f"The {what} cannot be made: {one_line(error)}") from error
+    if not isinstance(made, protocol):
+        raise UsageError(f"The {what} is a {type(made).__name__}; it is not a dgym {protocol.__name__}.")
+    return made
+
+
 def pin(kind: str, name: str) -> str:
     """Returns what a name pins beyond itself: the bytes of a file, or the version of a plugin's package."""
     if is_file(name):

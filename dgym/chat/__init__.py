@@ -12,7 +12,7 @@ from typing import Any
 from dgym import registry
 from dgym.chat.config import OPENAI, ChatConfig, configured
 from dgym.core import Chat
-from dgym.errors import DgymError, UsageError, one_line, unknown_name
+from dgym.errors import UsageError, unknown_name
 
 
 def find_chat(name: str) -> Chat:
@@ -34,17 +34,12 @@ def find_chat(name: str) -> Chat:
             return OpenAIChat(entries[name])
         if provider not in registry.names("chat"):
             raise unknown_name("language model", name, [*entries, *registry.names("chat")])
-    made = registry.load("chat", name if registry.is_file(name) else provider)
-    if isinstance(made, type) or (callable(made) and not isinstance(made, Chat)):
-        try:
-            made = made(model=model) if model and not registry.is_file(name) else made()
-        except DgymError:
-            raise
-        except Exception as error:
-            raise UsageError(f"The language model {name!r} cannot be made: {one_line(error)}") from error
-    if not isinstance(made, Chat):
-        raise UsageError(f"The language model {name!r} is a {type(made).__name__}; it is not a dgym Chat.")
-    return made
+    what = f"language model {name!r}"
+    if registry.is_file(name):
+        chat: Chat = registry.make("chat", name, Chat, what)
+    else:
+        chat = registry.make("chat", provider, Chat, what, **({"model": model} if model else {}))
+    return chat
 
 
 def is_chat(name: str) -> bool:

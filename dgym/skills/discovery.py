@@ -29,7 +29,7 @@ from dgym.chat.errors import SpendingStoppedError
 from dgym.chat.ledger import concurrently, purpose
 from dgym.chat.prompts import Prompts
 from dgym.core import Chat, Message, Problem, derive_seed, digest, from_json, to_json
-from dgym.errors import DgymError, TeacherError, UsageError, one_line, unknown_name
+from dgym.errors import TeacherError, UsageError, one_line, unknown_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -647,21 +647,6 @@ def find_discovery(spec: str) -> Discovery:
             return Labelled(find_chat(name), int(count), low=low)
         return Labelled(find_chat(rest), low=low)
     if registry.is_file(spec):
-        discovery: Discovery = _make("discovery", spec, Discovery)
+        discovery: Discovery = registry.make("discovery", spec, Discovery)
         return discovery
     raise unknown_name("skill discovery", spec, FORMS)
-
-
-def _make(kind: str, name: str, protocol: Any) -> Any:
-    """Loads a class, a factory or an object, and checks that it is what it should be."""
-    made = registry.load(kind, name)
-    if isinstance(made, type) or (callable(made) and not isinstance(made, protocol)):
-        try:
-            made = made()
-        except DgymError:
-            raise
-        except Exception as error:
-            raise UsageError(f"The {kind} {name!r} cannot be made: {one_line(error)}") from error
-    if not isinstance(made, protocol):
-        raise UsageError(f"The {kind} {name!r} is a {type(made).__name__}; it is not a dgym {protocol.__name__}.")
-    return made
