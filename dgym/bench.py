@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -16,14 +16,14 @@ from dgym import registry
 from dgym.chat import digest_of, session
 from dgym.core import Chat, Checks, Domain, Pool, Prepares, Step, Student, Teacher
 from dgym.environments import make_environment
-from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode, share_of
+from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode, used
 from dgym.errors import DgymError, UsageError, boundary_of, one_line
 from dgym.gate import OverlapIndex
 from dgym.results.writer import EpisodeWriter, finished
 from dgym.skills.agreement import agreement
 from dgym.skills.discovery import find_discovery
-from dgym.specs import EpisodeSpec, Identity, identify
-from dgym.students.host import HostStats, StudentConfig, StudentHost, find_student, local_student
+from dgym.specs import EpisodeSpec, Identity, identify, student_of
+from dgym.students.host import HostStats, StudentConfig, StudentHost, local_student
 from dgym.teachers import make_teacher
 
 
@@ -60,24 +60,43 @@ class Usage:
             when nothing was trained.
         seconds: Length of that time.
         loads: How often a base was loaded.
+        replaced: Hosts that died and were replaced; what they did is not counted.
     """
 
     hosts: int = 0
     busy: float | None = None
     seconds: float = 0.0
     loads: int = 0
+    replaced: int = 0
 
     @classmethod
-    def of(cls, stats: Sequence[HostStats]) -> Usage:
-        """Sums up what the hosts did between the first and the last training of them all."""
+    def of(cls, stats: Sequence[HostStats], replaced: int = 0) -> Usage:
+        """Sums up what the hosts did between the first and the last training of them all.
+
+        Of a host that came later, in place of one that died, the time before does not count.
+        """
         starts = [s.first_training for s in stats if s.first_training is not None]
         ends = [s.last_training for s in stats if s.last_training is not None]
-        loads = sum(s.loads for s in stats)
+        usage = cls(hosts=len(stats), loads=sum(s.loads for s in stats), replaced=replaced)
         if not starts or not ends or max(ends) <= min(starts):
-            return cls(hosts=len(stats), loads=loads)
+            return usage
         low, high = min(starts), max(ends)
         worked = sum(max(0.0, min(b, high) - max(a, low)) for s in stats for a, b in s.busy)
-        return cls(len(stats), worked / ((high - low) * len(stats)), high - low, loads)
+        there = sum(max(0.0, high - max(low, s.started)) for s in stats)
+        return replace(usage, busy=worked / there, seconds=high - low)
+
+    @classmethod
+    def total(cls, parts: Sequence[Usage]) -> Usage:
+        """Sums up parts of a run that came one after the other, each with hosts of its own."""
+        worked = [p for p in parts if p.busy is not None]
+        there = sum(p.seconds * p.hosts for p in worked)
+        return cls(
+            hosts=max((p.hosts for p in parts), default=0),
+            busy=sum((p.busy or 0.0) * p.seconds * p.hosts for p in worked) / there if there else None,
+            seconds=sum(p.seconds for p in parts),
+            loads=sum(p.loads for p in parts),
+            replaced=sum(p.replaced for p in parts),
+        )
 
 
 Report = Callable[[Progress], None]
@@ -232,15 +251,7 @@ def writable(folder: Path) -> None:
 
 def student_config(identity: Identity) -> StudentConfig:
     """Returns which student an episode opens."""
-    spec = identity.spec
-    return StudentConfig(
-        family=find_student(spec.student, spec.seeds.variant)[0],
-        variant=identity.variant,
-        recipe=spec.recipe,
-        device=spec.device,
-        precision=spec.precision,
-        threads=spec.threads,
-    )
+    return student_of(identity.spec)
 
 
 _INDICES: dict[str, OverlapIndex] = {}
@@ -273,7 +284,7 @@ def discovered(spec: EpisodeSpec, domain: Domain) -> Mapping[str, str] | None:
     """Finds the skills of the feedback problems as a spec says; `None` for the domain's own."""
     if spec.skills == "gold":
         return None
-    return find_discovery(spec.skills).assign(share_of(domain.problems("feedback"), spec.rules.share))
+    return find_discovery(spec.skills).assign(used(domain, "feedback", spec.rules))
 
 
 def skills_agreement(spec: EpisodeSpec, domain: Domain) -> float | None:

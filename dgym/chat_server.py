@@ -3,8 +3,9 @@
     dgym serve --port 8000
     OPENAI_BASE_URL=http://localhost:8000/v1 OPENAI_API_KEY=any dgym run --teacher openai:stand-in
 
-It is for tests, for the README, and for trying out what a teacher does when its model misbehaves. It listens on the
-loopback address only.
+It is for tests, for the README, and for trying out what a teacher does when its model misbehaves. Who asks for plain
+text, as a student is asked, gets the answer to the problem from the generators. It listens on the loopback address
+only.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from dgym.core import Message
+from dgym import registry
+from dgym.chat.client import IN_WORDS
+from dgym.core import SPLITS, Message
+from dgym.domains.procedural import ProceduralDomain
 from dgym.errors import DgymError, UsageError, one_line, unknown_name
 from dgym.teachers.stand_in import StandIn
 
@@ -58,6 +62,7 @@ class Manner:
         retry_after: What Retry-After says, in seconds.
         structured: What it holds the model to: `"schema"`, `"json"`, or `"text"` for nothing.
         quota: Answers left until the quota is exhausted; `None` for no end.
+        rejects: Fields of a request's body that it does not take.
     """
 
     model: str = "stand-in"
@@ -70,6 +75,7 @@ class Manner:
     retry_after: float = 0.2
     structured: str = "schema"
     quota: int | None = None
+    rejects: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for fault in self.faults:
@@ -243,6 +249,10 @@ class _Handler(BaseHTTPRequestHandler):
             owner.closing.wait(manner.hang)
             self.close_connection = True
             return
+        for name in manner.rejects:
+            if name in body:
+                self._error(400, f"Unsupported parameter: {name!r} with this model.", "invalid_request_error")
+                return
         form = (body.get("response_format") or {}).get("type", "text")
         if {"json_schema": 2, "json_object": 1}.get(form, 0) > {"schema": 2, "json": 1, "text": 0}[manner.structured]:
             self._error(400, f"response_format of type {form} is not supported.", "invalid_request_error")
@@ -255,13 +265,15 @@ class _Handler(BaseHTTPRequestHandler):
         owner.closing.wait(manner.latency)
         try:
             said, schema = _read(body)
-            value = owner.stand_in.answer(said, schema, int(body.get("seed") or 0), wrong=fault == "wrong")
+            if schema is None:
+                text, finish = _cut(_solution(said[-1]) if fault != "wrong" else _UNKNOWN, body)
+            else:
+                value = owner.stand_in.answer(said, schema, int(body.get("seed") or 0), wrong=fault == "wrong")
+                text, finish = json.dumps(value, ensure_ascii=False), "stop"
         except (DgymError, KeyError, TypeError, ValueError) as error:
             self._error(400, one_line(error), "invalid_request_error")
             return
-        text = json.dumps(value, ensure_ascii=False)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
-        finish = "stop"
         if fault == "truncated":
             message["content"], finish = text[: len(text) // 2], "length"
         elif fault == "schema":
@@ -319,14 +331,38 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _read(body: Mapping[str, Any]) -> tuple[list[Message], Mapping[str, Any]]:
-    """Returns the messages of a request, and the schema that its answer must fit."""
+def _read(body: Mapping[str, Any]) -> tuple[list[Message], Mapping[str, Any] | None]:
+    """Returns the messages of a request, and the schema that its answer must fit; `None` for plain text."""
     said = [_message(m) for m in body["messages"]]
     form = body.get("response_format") or {}
     if form.get("type") == "json_schema":
         return said, form["json_schema"]["schema"]
-    # Asked in words, the schema is the last line.
-    return said, json.loads(said[-1].content.rpartition("\n")[2])
+    _, asked_in_words, schema = said[-1].content.rpartition(f"\n{IN_WORDS}\n")
+    return said, json.loads(schema) if asked_in_words or form else None
+
+
+_UNKNOWN: Final = "I do not know."
+_ASKED: Final = ("math", "code", "tools", "vqa")
+
+
+def _solution(asked: Message) -> str:
+    """Solves a problem of one of the domains; it does not know any other."""
+    for split in SPLITS:
+        for problem in registry.load("domain", "fake")().problems(split):
+            if problem.prompt == asked.content:
+                return str(problem.reference)
+    for name in _ASKED:
+        domain = registry.load("domain", name)()
+        task = domain.recognise(asked.content, asked.images) if isinstance(domain, ProceduralDomain) else None
+        if task is not None:
+            return task.answer
+    return _UNKNOWN
+
+
+def _cut(text: str, body: Mapping[str, Any]) -> tuple[str, str]:
+    """Cuts a text at the request's limit of tokens, and says why it ends."""
+    limit = 4 * int(body.get("max_completion_tokens") or body.get("max_tokens") or len(text))
+    return (text[:limit], "length") if len(text) > limit else (text, "stop")
 
 
 def _message(sent: Mapping[str, Any]) -> Message:

@@ -42,7 +42,7 @@ from dgym.core import (
     to_json,
 )
 from dgym.episode import ClosedLoop, LocalPool, ask_policy, run_episode
-from dgym.errors import DgymError, one_line, unknown_name
+from dgym.errors import DgymError, UsageError, one_line, unknown_name
 from dgym.fakes import FakeFamily
 from dgym.gate import Gate, OverlapIndex
 from dgym.models.recipe import Recipe
@@ -458,11 +458,15 @@ def check_student(family: StudentFamily, domain: str = "fake", *, deep: bool = F
         deep: Whether to load the first variant, and to train, save and ask it.
     """
     report = _Report()
+    open_ = getattr(family, "open", False) is True
     with report("it has all that a StudentFamily has"):
         _require(isinstance(family, StudentFamily), f"{type(family).__name__} does not; see dgym.core.StudentFamily")
-        _require(bool(family.variants), "it has no variants")
+        _require(bool(family.variants) or open_, "it has no variants")
         _require(len(set(family.variants)) == len(family.variants), "two variants have one name")
     if not report.findings[0].ok:
+        return report.findings
+    if open_:
+        _check_open(report, family)
         return report.findings
     with report("every seed draws a variant, the same one again"):
         for seed in (*range(50), 2**31, 2**62):
@@ -477,6 +481,24 @@ def check_student(family: StudentFamily, domain: str = "fake", *, deep: bool = F
     if deep:
         _check_learning(report, family, registry.load("domain", domain)())
     return report.findings
+
+
+def _check_open(report: _Report, family: StudentFamily) -> None:
+    """Checks a family that takes any text as variant: it is named by the user, never drawn."""
+    with report("without a variant it says what to write"):
+        try:
+            drawn = family.draw(1)
+        except UsageError:
+            drawn = ""
+        _require(not drawn, f"seed 1 draws {drawn!r}; an open family is asked for by name")
+    with report("what there is not is the user's mistake"):
+        for act in (family.digest, lambda variant: family.load(variant, "cpu", "float32", 1)):
+            try:
+                act("./no such/thing")
+            except DgymError:
+                continue
+            except Exception as error:
+                raise _UnmetError(f"a variant that does not exist raises {one_line(error)}") from error
 
 
 def _check_learning(report: _Report, family: StudentFamily, domain: Domain) -> None:

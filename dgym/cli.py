@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgym import __version__
-from dgym.errors import DgymError, UsageError, one_line
+from dgym.errors import DgymError, UsageError, one_line, unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from dgym.bench import Backend, Summary
     from dgym.chat.session import Settings
+    from dgym.models.recipe import Recipe
     from dgym.specs import EpisodeSpec, Identity, SuiteSpec
 
 app = typer.Typer(
@@ -33,6 +34,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+models_app = typer.Typer(
+    help="Models on this machine, and fetching others.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(models_app, name="models")
 
 
 class BackendName(StrEnum):
@@ -69,6 +77,20 @@ DomainOption = Annotated[str, typer.Option("--domain", "-d", help="What is learn
 StudentOption = Annotated[str, typer.Option("--student", "-s", help="Registered name, or name:variant.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of variant, training and teacher.")]
 ShareOption = Annotated[float, typer.Option(help="Part of each evaluation split that is used.", min=0.01, max=1.0)]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", help="How the student is trained: default, paper, ...; by default what suits the student."
+    ),
+]
+RecipeSetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="A field of the recipe that differs, such as epochs=2 (repeatable)."),
+]
+ProblemsOption = Annotated[
+    str | None,
+    typer.Option("--problems", help="Problems per split instead of --share, such as selection=100,test=200."),
+]
 UnsafeOption = Annotated[
     bool,
     typer.Option(
@@ -113,7 +135,14 @@ def bench(
     hosts: Annotated[int | None, typer.Option(help="Student hosts on Ray; as many as fit by default.", min=1)] = None,
     workers: Annotated[int, typer.Option(help="Teacher workers on Ray.", min=1)] = 2,
     per_host: Annotated[
-        int | None, typer.Option(help="Episodes at a time per student host; 2, or 8 with language models.", min=1)
+        int | None,
+        typer.Option(
+            help="Episodes at a time per student host; 2, or 8 with language models, less for want of memory.", min=1
+        ),
+    ] = None,
+    gpus_per_host: Annotated[
+        float | None,
+        typer.Option(help="GPUs per student host, such as 0.25; one, or a part for small students, by default."),
     ] = None,
     replay: ReplayOption = ReplayName.on,
     record: RecordOption = None,
@@ -144,7 +173,13 @@ def bench(
             suite=spec.name,
             chat=_chat_settings(replay, record, max_cost, max_tokens),
             backend=_backend(
-                backend, address=address, hosts=hosts, workers=workers, per_host=per_host, verbose=verbose
+                backend,
+                address=address,
+                hosts=hosts,
+                workers=workers,
+                per_host=per_host,
+                gpus_per_host=gpus_per_host,
+                verbose=verbose,
             ),
             begin=watch.begin,
             report=watch.report,
@@ -162,6 +197,9 @@ def run(
     iterations: Annotated[int, typer.Option(help="Rounds of data and training.", min=0)] = 3,
     examples: Annotated[int, typer.Option(help="Examples per round.", min=1)] = 100,
     share: ShareOption = 1.0,
+    problems: ProblemsOption = None,
+    recipe: RecipeOption = None,
+    changes: RecipeSetOption = None,
     file: Annotated[
         Path | None, typer.Option("--spec", help="An episode spec as TOML, instead of all options but --out.")
     ] = None,
@@ -193,7 +231,14 @@ def run(
             environment=environment,
             domain=domain,
             student=student,
-            rules=Rules(iterations=iterations, budget=Budget(examples), share=share, test_every_iteration=True),
+            recipe=_recipe(student, recipe, changes),
+            rules=Rules(
+                iterations=iterations,
+                budget=Budget(examples),
+                share=share,
+                counts=_counts(problems),
+                test_every_iteration=True,
+            ),
             seeds=Seeds.all(seed),
         )
     )
@@ -224,6 +269,9 @@ def evaluate(
     split: Annotated[SplitName, typer.Option(help="Which problems.")] = SplitName.feedback,
     trained: Annotated[Path | None, typer.Option(help="Folder of a trained student.")] = None,
     share: ShareOption = 1.0,
+    problems: ProblemsOption = None,
+    recipe: RecipeOption = None,
+    changes: RecipeSetOption = None,
     unsafe: UnsafeOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -232,7 +280,8 @@ def evaluate(
     from dgym.stages import evaluate_stage, write_lines
 
     _choose_sandbox(unsafe)
-    spec = _stage_spec(domain=domain, student=student, rules=Rules(share=share))
+    rules = Rules(share=share, counts=_counts(problems))
+    spec = _stage_spec(domain=domain, student=student, recipe=_recipe(student, recipe, changes), rules=rules)
     feedback = evaluate_stage(spec, split.value, trained)
     write_lines(out, feedback.attempts)
     skills = {k: sum(a.score for a in v) / len(v) for k, v in feedback.by_skill().items()}
@@ -288,6 +337,8 @@ def train(
     student: StudentOption = "micro-math:a",
     domain: DomainOption = "math",
     seed: SeedOption = 1,
+    recipe: RecipeOption = None,
+    changes: RecipeSetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stage three alone: train an untrained student on examples."""
@@ -295,7 +346,7 @@ def train(
     from dgym.specs import Seeds
     from dgym.stages import read_lines, train_stage
 
-    spec = _stage_spec(student=student, domain=domain, seeds=Seeds.all(seed))
+    spec = _stage_spec(student=student, domain=domain, recipe=_recipe(student, recipe, changes), seeds=Seeds.all(seed))
     report = train_stage(spec, read_lines(examples, Example), out)
     if as_json:
         typer.echo(json.dumps(report))
@@ -325,6 +376,50 @@ def list_(
         for row, text in rows.items():
             table.add_row(row, text)
         _console().print(table)
+
+
+@models_app.command("ls")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the models that dgym fetches by name, and those in the cache of the Hugging Face hub."""
+    from dgym.models.hub import size_text
+    from dgym.models.store import available
+
+    found = available()
+    if as_json:
+        typer.echo(json.dumps([vars_of(model) for model in found], indent=1))
+        return
+    table = _table("model", "size", "here", "revision", "licence")
+    for column in table.columns[2:]:
+        column.justify = "left"
+    for model in found:
+        here = "yes" if model.here else "no" if model.source == "pypi" else "in part"
+        commit = model.revision if model.source == "pypi" else model.revision[:12]
+        table.add_row(model.name, size_text(model.bytes), here, commit, model.licence)
+    console = _console()
+    console.print(table)
+    console.print("Fetch one with dgym models pull MODEL, use it with dgym run --student MODEL.", highlight=False)
+
+
+@models_app.command("pull")
+def pull_model(
+    name: Annotated[str, typer.Argument(help="smollm2-135m; org/model or org/model@revision on the Hugging Face hub.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch a model, or bring it up to date."""
+    from dgym.models.store import pull
+
+    console = _console(stderr=as_json)
+
+    def report(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    model = pull(name, report)
+    if as_json:
+        typer.echo(json.dumps(vars_of(model)))
+        return
+    if model.licence:
+        report(f"Licence: {model.licence}")
+    report(f"Use it with: dgym run --student {model.student}")
 
 
 @app.command()
@@ -513,7 +608,29 @@ def _chat_settings(replay: ReplayName, record: Path | None, max_cost: float | No
     return Settings(replay.value, str(record.absolute()) if record else None, max_cost, max_tokens)
 
 
-def _params(given: Sequence[str]) -> dict[str, Any]:
+def _recipe(student: str, name: str | None, changes: Sequence[str] | None) -> Recipe:
+    from dgym.models.recipe import Recipe
+    from dgym.students.names import own_recipe
+
+    return Recipe.preset(name or own_recipe(student), **_params(changes or (), "--set"))
+
+
+def _counts(text: str | None) -> dict[Any, int]:
+    """Reads `selection=100,test=200`.
+
+    Raises:
+        UsageError: If it is not of that form.
+    """
+    counts = _params(text.split(",") if text else (), "--problems")
+    for split, count in counts.items():
+        if split not in SplitName.__members__:
+            raise unknown_name("split", split, SplitName.__members__)
+        if not isinstance(count, int) or count < 1:
+            raise UsageError(f"--problems {split}={count}: a number of problems is at least 1.")
+    return counts
+
+
+def _params(given: Sequence[str], option: str = "--param") -> dict[str, Any]:
     """Reads `NAME=VALUE`; a value that is JSON is taken as such, any other as text.
 
     Raises:
@@ -523,7 +640,7 @@ def _params(given: Sequence[str]) -> dict[str, Any]:
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.isidentifier():
-            raise UsageError(f"--param {text!r} is not of the form NAME=VALUE.")
+            raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE.")
         try:
             out[name] = json.loads(value)
         except ValueError:
@@ -602,6 +719,12 @@ def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -
             console.print(
                 f"{usage.hosts} student host{'s' if usage.hosts != 1 else ''}, busy {usage.busy:.0%} of the "
                 f"{usage.seconds:.0f} s between first and last training",
+                highlight=False,
+            )
+        if usage.replaced:
+            console.print(
+                f"{usage.replaced} student host{'s' if usage.replaced != 1 else ''} died and "
+                f"{'were' if usage.replaced != 1 else 'was'} replaced; their students went on from their last training",
                 highlight=False,
             )
         spent = spending(results.episodes)

@@ -175,6 +175,8 @@ class Rules:
             examples and copies of hidden problems pass: for ablations only.
         test_every_iteration: Whether the test score of every iteration is recorded.
         share: The part of each evaluation split that is used, in (0, 1]: the same first problems for all.
+        counts: How many problems of an evaluation split are used, where that is not said by `share`: spread evenly over
+            the skills, the same first ones for all.
         training_seed: Seed of all training.
         teacher_seed: Seed of all that the teacher does.
     """
@@ -191,6 +193,7 @@ class Rules:
     gate: bool = True
     test_every_iteration: bool = False
     share: float = 1.0
+    counts: Mapping[Split, int] = field(default_factory=dict)
     training_seed: int = 1
     teacher_seed: int = 1
 
@@ -199,6 +202,8 @@ class Rules:
             raise ValueError("iterations must be at least 0 and generations at least 1")
         if not 0 < self.share <= 1:
             raise ValueError("share must be above 0 and at most 1")
+        if any(count < 1 for count in self.counts.values()) or "train" in self.counts:
+            raise ValueError("counts must be at least 1, of feedback, selection or test")
 
 
 @dataclass(frozen=True, slots=True)

@@ -337,7 +337,7 @@ class ClosedLoop:
         return step
 
     def _ask(self, split: Split) -> Feedback:
-        return evaluate(self.student, self.domain, split, share_of(self.domain.problems(split), self.rules.share))
+        return evaluate(self.student, self.domain, split, used(self.domain, split, self.rules))
 
 
 def evaluate(student: Student, domain: Domain, split: Split, problems: Sequence[Problem]) -> Feedback:
@@ -353,6 +353,23 @@ def evaluate(student: Student, domain: Domain, split: Split, problems: Sequence[
 def measured(domain: Domain, problem: Problem, response: str) -> Mapping[str, float]:
     """Returns what a domain measures of a response beside its grade, if it measures anything."""
     return dict(domain.measures(problem, response)) if isinstance(domain, Measures) else {}
+
+
+def used(domain: Domain, split: Split, rules: Rules) -> Sequence[Problem]:
+    """Returns the problems of an evaluation split that an episode asks."""
+    problems = domain.problems(split)
+    count = rules.counts.get(split)
+    return share_of(problems, rules.share) if count is None else first_of(problems, count)
+
+
+def first_of(problems: Sequence[Problem], count: int) -> Sequence[Problem]:
+    """Returns the first `count` problems, taken from the skills in turns, in their order."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for index, problem in enumerate(problems):
+        turns.append((seen[problem.skill], index))
+        seen[problem.skill] += 1
+    return [problems[index] for index in sorted(index for _, index in sorted(turns)[:count])]
 
 
 def share_of(problems: Sequence[Problem], share: float) -> Sequence[Problem]:

@@ -18,7 +18,7 @@ from dgym.bench import open_loop
 from dgym.chat import session
 from dgym.chat.record import estimate_tokens
 from dgym.core import Call, Example, Message, Problem
-from dgym.episode import LocalPool, run_episode, share_of
+from dgym.episode import LocalPool, run_episode, used
 from dgym.specs import EpisodeSpec, Identity
 
 _BATCH: Final = 20  # problems per call of skill discovery
@@ -90,7 +90,7 @@ def _discovery(spec: EpisodeSpec) -> tuple[Call, ...]:
         return ()
     from dgym.chat.prices import price_of
 
-    problems = share_of(registry.load("domain", spec.domain)().problems("feedback"), spec.rules.share)
+    problems = used(registry.load("domain", spec.domain)(), "feedback", spec.rules)
     model = spec.skills.removeprefix("chat:")
     parts = [problems[i : i + _BATCH] for i in range(0, len(problems), _BATCH)]
     sizes = [estimate_tokens([Message("user", p.prompt, p.images) for p in part]) + 300 for part in parts]

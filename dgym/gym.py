@@ -11,7 +11,7 @@ from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, overlap_index
 from dgym.errors import DgymError
 from dgym.models.recipe import Recipe
-from dgym.students.host import StudentConfig, StudentHost, find_student, local_student
+from dgym.students.host import StudentConfig, StudentHost, configured, local_student
 
 
 class Gym:
@@ -103,7 +103,5 @@ def make(
     Raises:
         UsageError: If a name is unknown.
     """
-    family_name, _, variant = find_student(student, seed)
-    config = StudentConfig(family_name, variant, recipe or Recipe())
     rules = rules or Rules(training_seed=seed, teacher_seed=seed)
-    return Gym(environment, domain, config, rules)
+    return Gym(environment, domain, configured(student, seed, recipe or Recipe()), rules)

@@ -62,6 +62,10 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
         "micro-code": "dgym.students.micro:micro_code",
         "micro-tools": "dgym.students.micro:micro_tools",
         "micro-vqa": "dgym.students.micro:micro_vqa",
+        "smollm2-135m": "dgym.students.pretrained:smollm2_135m",
+        "hf": "dgym.students.pretrained:hf",
+        "openai": "dgym.students.fixed:endpoint",
+        "answers": "dgym.students.fixed:stored",
         "fake": "dgym.fakes:fake_student",
     },
     "sandbox": {

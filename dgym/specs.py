@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dgym import registry
 from dgym.core import Budget, Curriculum, Rules, Teacher, digest
@@ -22,13 +22,18 @@ from dgym.errors import UsageError, unknown_name
 from dgym.models import recipe as training
 from dgym.models.recipe import Recipe
 from dgym.skills.discovery import find_discovery
-from dgym.students.host import find_student
+from dgym.students.host import StudentConfig, configured
+from dgym.students.names import find_student, full_student_name
 from dgym.teachers import full_name, make_teacher
 
 M = TypeVar("M", bound=BaseModel)
 
 FORMAT: Final = "1"
 """Version of the digest's own make-up."""
+
+
+EngineName = Literal["transformers", "vllm"]
+PrecisionName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class _Frozen(BaseModel):
@@ -62,7 +67,8 @@ class EpisodeSpec(_Frozen):
         teacher_params: Keyword arguments of the teacher's factory.
         environment: Registered name.
         domain: Registered name.
-        student: Registered name, which draws a variant by seed, or `name:variant`.
+        student: Registered name, which draws a variant by seed, or `name:variant`; a hub name, folder or `.gguf` file
+            is short for `hf:` and that.
         recipe: How the student is trained.
         rules: Iterations, budget and protocol; its two seeds are set from `seeds`.
         skills: How environments with skills find them: `"gold"`, `"file:PATH"`, `"clusters:8"`, `"chat:NAME"`.
@@ -71,9 +77,10 @@ class EpisodeSpec(_Frozen):
         seeds: The three seeds.
         engine: What answers for the student.
         device: Where the student lives.
-        precision: In what it computes.
-        threads: CPU threads of one student host; more threads can move the last bits.
-        tier: `"strict"` promises equal bits, `"seeded"` equal seeds only.
+        precision: In what it computes; `"auto"` is float32 on the CPU and bfloat16 on a GPU.
+        threads: CPU threads of one student host; more threads can move the last bits. Unset: one for small students,
+            and where the student is on a GPU or does not say how large it is; else all cores of this machine.
+        tier: `"strict"` promises equal bits, `"seeded"` equal seeds only, as it always is with vLLM.
     """
 
     teacher: str
@@ -87,16 +94,33 @@ class EpisodeSpec(_Frozen):
     curriculum: Curriculum = Curriculum()
     variation: str = ""
     seeds: Seeds = Seeds()
-    engine: Literal["transformers"] = "transformers"
+    engine: EngineName = "transformers"
     device: str = "cpu"
-    precision: Literal["float32", "bfloat16"] = "float32"
-    threads: int = Field(default=1, ge=1)
+    precision: PrecisionName = "auto"
+    threads: int | None = Field(default=None, ge=1)
     tier: Literal["strict", "seeded"] = "strict"
 
     @field_validator("teacher")
     @classmethod
     def _full(cls, name: str) -> str:
         return full_name(name)
+
+    @field_validator("student")
+    @classmethod
+    def _full_student(cls, name: str) -> str:
+        return full_student_name(name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tier_of_engine(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("engine") == "vllm":
+            if values.get("tier") == "strict":
+                raise UsageError(
+                    'vLLM answers in batches that change from run to run, which tier = "strict" does not allow: '
+                    'leave the tier out, or set engine = "transformers".'
+                )
+            return {**values, "tier": "seeded"}
+        return values
 
     def seeded_rules(self, teacher: Teacher) -> Rules:
         """Returns the rules with the seeds in place and the budget scaled by the teacher's factor."""
@@ -122,7 +146,7 @@ class Identity(_Frozen):
     """An episode spec together with what its names stand for just now.
 
     Attributes:
-        spec: The spec.
+        spec: The spec, with precision and threads resolved.
         digest: Identifies the episode; 32 hexadecimal digits.
         variant: The student's variant that the seed drew.
         pins: What the names stand for: weights, versions, bytes of files.
@@ -151,6 +175,23 @@ class Identity(_Frozen):
         return f"{label} · {self.spec.variation}" if self.spec.variation else label
 
 
+def student_of(spec: EpisodeSpec) -> StudentConfig:
+    """Returns which student an episode opens.
+
+    Raises:
+        UsageError: If there is no such student.
+    """
+    return configured(
+        spec.student,
+        spec.seeds.variant,
+        spec.recipe,
+        device=spec.device,
+        precision=spec.precision,
+        threads=spec.threads,
+        engine=spec.engine,
+    )
+
+
 def identify(spec: EpisodeSpec) -> Identity:
     """Resolves a spec's names and computes its digest.
 
@@ -163,7 +204,15 @@ def identify(spec: EpisodeSpec) -> Identity:
         entered = ", ".join(sorted(teacher.policies)) or "none"
         raise UsageError(f"The teacher {spec.teacher!r} does not enter {spec.environment!r}; it enters: {entered}.")
     domain = registry.load("domain", spec.domain)()
-    _, family, variant = find_student(spec.student, spec.seeds.variant)
+    family_name, family, variant = find_student(spec.student, spec.seeds.variant)
+    student = student_of(spec)
+    spec = spec.model_copy(
+        update={
+            "precision": student.precision,
+            "threads": student.threads,
+            "tier": "seeded" if spec.engine == "vllm" else spec.tier,
+        }
+    )
     pins = {
         "format": FORMAT,
         "weights": family.digest(variant),
@@ -176,13 +225,18 @@ def identify(spec: EpisodeSpec) -> Identity:
         discovery = find_discovery(spec.skills)
         pins["skills"] = f"{discovery.name} {discovery.version}"
     fields = spec.model_dump(mode="json")
+    if not spec.rules.counts:
+        del fields["rules"]["counts"]  # which came after results had been published
     if spec.skills.startswith("file:"):
         fields["skills"] = "file"  # its bytes are pinned
+    fields["variant"] = variant
+    if student.seeded_as is not None:
+        # Its weights are pinned; where they lie does not matter.
+        fields |= {"student": family_name, "variant": student.seeded_as}
     for kind in ("teacher", "environment", "domain", "student"):
         if registry.is_file(fields[kind]):
             # Its bytes are pinned; where it lies does not matter.
             fields[kind] = fields[kind].partition(".py:")[2]
-    fields["variant"] = variant
     del fields["variation"]
     return Identity(
         spec=spec,
@@ -278,8 +332,7 @@ class SuiteSpec(_Frozen):
         cells: Domains with their students.
         entries: Teachers with their environments.
         variations: What is exchanged; each is run with all teachers whose policies look at the state.
-        threads: CPU threads of one student host.
-        device: Where students live, such as `"cpu"` or `"cuda"`.
+        threads, device, precision, engine: As in `EpisodeSpec`.
     """
 
     name: str
@@ -293,8 +346,10 @@ class SuiteSpec(_Frozen):
     cells: tuple[Cell, ...]
     entries: tuple[Entry, ...]
     variations: tuple[Variation, ...] = ()
-    threads: int = 1
+    threads: int | None = Field(default=None, ge=1)
     device: str = "cpu"
+    precision: PrecisionName = "auto"
+    engine: EngineName = "transformers"
 
     def episodes(self) -> list[EpisodeSpec]:
         """Expands the suite: every entry in every cell and seed; state-blind teachers once per cell.
@@ -323,6 +378,8 @@ class SuiteSpec(_Frozen):
                 seeds=Seeds.all(seed),
                 threads=self.threads,
                 device=self.device,
+                precision=self.precision,
+                engine=self.engine,
             )
             for seed in self.seeds
             for cell in self.cells

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from dgym import registry
 from dgym.bench import open_loop, reachable, student_config
 from dgym.core import Attempt, Example, Feedback, Problem, Split, Student, Verdict, derive_seed, from_json, to_json
-from dgym.episode import LocalPool, evaluate, share_of, teach
+from dgym.episode import LocalPool, evaluate, teach, used
 from dgym.errors import StudentError, UsageError
 from dgym.specs import EpisodeSpec, identify
 from dgym.students.host import StudentHost, local_student
@@ -34,7 +34,7 @@ def open_student(spec: EpisodeSpec, folder: Path | None = None) -> Student:
 def evaluate_stage(spec: EpisodeSpec, split: Split, folder: Path | None) -> Feedback:
     """Asks a student the problems of one split."""
     domain = registry.load("domain", spec.domain)()
-    problems = share_of(domain.problems(split), spec.rules.share)
+    problems = used(domain, split, spec.rules)
     return evaluate(open_student(spec, folder), domain, split, problems)
 
 
@@ -56,7 +56,7 @@ def generate_stage(spec: EpisodeSpec, attempts: Sequence[Attempt]) -> tuple[Verd
         TeacherError: If the teacher fails.
     """
     domain = registry.load("domain", spec.domain)()
-    asked = {(p.prompt, p.images) for p in share_of(domain.problems("feedback"), spec.rules.share)}
+    asked = {(p.prompt, p.images) for p in used(domain, "feedback", spec.rules)}
     missing = asked - {(a.problem.prompt, a.problem.images) for a in attempts}
     if missing:
         raise UsageError(
@@ -116,11 +116,13 @@ def read_lines(path: Path, kind: type[T]) -> list[T]:
     from pydantic import ValidationError
 
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
     out = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines, 1):  # not `splitlines`, which also splits at characters that texts hold
+        if not line:
+            continue
         try:
             out.append(from_json(kind, json.loads(line)))
         except (ValueError, ValidationError) as error:

@@ -7,9 +7,9 @@ from itertools import count, islice, repeat
 
 import pytest
 
-from dgym.core import MEMORY_LIMIT, Budget, Example, Plan, PlanItem, Probe, Problem, to_json
+from dgym.core import MEMORY_LIMIT, Budget, Example, Plan, PlanItem, Probe, Problem, Rules, to_json
 from dgym.environments.open_ended import OpenEnded
-from dgym.episode import LocalPool, share_of, work
+from dgym.episode import LocalPool, first_of, share_of, used, work
 from dgym.errors import DgymError, StudentError, TeacherError
 from dgym.fakes import FakeDomain
 from dgym.teachers import make_teacher
@@ -148,6 +148,23 @@ def test_a_share_is_the_same_first_problems_of_each_skill(play, scripted):
 
 
 # What a teacher sees -------------------------------------------------------------------------------------------
+
+
+def test_counts_take_from_the_skills_in_turns():
+    problems = FakeDomain().problems("test")
+    skills = sorted({p.skill for p in problems})
+    for count in (1, len(skills), 3 * len(skills) + 1):
+        chosen = first_of(problems, count)
+        each = [sum(p.skill == s for p in chosen) for s in skills]
+        assert len(chosen) == count
+        assert max(each) - min(each) <= 1
+        assert [p for p in problems if p in chosen] == list(chosen)
+    assert list(first_of(problems, 10**6)) == list(problems)
+    rules = Rules(counts={"test": 5}, share=0.5)
+    assert len(used(FakeDomain(), "test", rules)) == 5
+    assert used(FakeDomain(), "feedback", rules) == share_of(FakeDomain().problems("feedback"), 0.5)
+    with pytest.raises(ValueError, match="counts"):
+        Rules(counts={"train": 5})
 
 
 def test_paper_validation_never_asks_the_selection_split(play, scripted):

@@ -1,8 +1,8 @@
 """The language-model client: OpenAI's protocol, over any endpoint that speaks it.
 
 A call is one question with an answer in JSON. It may take several requests: transient failures are tried again, and
-an answer that does not fit is repaired once, by telling the model what was wrong. Every request passes the
-limiter that all callers of the endpoint's model share, and every answer is recorded.
+an answer that does not fit is repaired once, by telling the model what was wrong. Plain text (`write`) is taken as it
+comes. Every request passes the limiter that all callers of the endpoint's model share, and every answer is recorded.
 
 The official asynchronous client does the talking, on one event loop in a thread of its own, so that any number of
 threads can wait for their answers.
@@ -17,7 +17,7 @@ import random
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
     import openai
 
 T = TypeVar("T")
+
+PLAIN: Final[Mapping[str, Any]] = {"type": "string", "contentMediaType": "text/plain"}
+"""The schema of requests that are answered in plain text; the endpoint is not told of it."""
+
+IN_WORDS: Final = "Answer with JSON that fits this JSON schema and nothing else:"
+"""What stands before the schema where the endpoint is not told of it."""
 
 _MODES: Final = ("schema", "json", "text")
 _BACKOFF: Final = (0.25, 20.0)  # seconds: the first wait, the longest
@@ -77,6 +83,7 @@ class _Learnt:
     mode: str = ""
     limit_field: str = "max_completion_tokens"
     seeded: bool = True
+    tempered: bool = True
     answered: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -109,9 +116,33 @@ class RecordedChat(ABC):
             SpendingStoppedError: If the run may spend nothing more.
             ChatSetupError: If no call can succeed: key, model, address, quota, or a strict replay without a record.
         """
+        return self._accounted(lambda tally: self._converse(list(messages), schema, seed, tally))
+
+    def write(self, messages: Sequence[Message], seed: int) -> str:
+        """Returns what the model says, in plain text and as it says it.
+
+        Nothing is repaired: an answer that the config's `max_tokens` cuts ends there, and one that declines is what
+        the model says to decline, which may be nothing. A model that takes no temperature is asked at its own.
+
+        Raises:
+            LostAnswerError: If the endpoint gives no answer.
+            SpendingStoppedError: As for `complete`.
+            ChatSetupError: As for `complete`.
+        """
+        return self._accounted(lambda tally: self._say(self._plain(messages, seed), tally))
+
+    def sends(self, messages: Sequence[Message], seed: int) -> bool:
+        """Whether `write` would ask the endpoint, because the record has no answer or is not to be used."""
+        session = current()
+        if session.instead is not None or session.settings.replay == "strict":
+            return False
+        return session.settings.replay == "off" or Record(session.folder).find(self._plain(messages, seed)) is None
+
+    def _accounted(self, work: Callable[[Tally], Coroutine[Any, Any, T]]) -> T:
+        """Does the work of one call, and notes what it took."""
         start, tally, outcome = time.perf_counter(), Tally(), ""
         try:
-            value = _run(self._converse(list(messages), schema, seed, tally))
+            value = _run(work(tally))
             outcome = "ok"
             return value
         except LostAnswerError as error:
@@ -149,6 +180,15 @@ class RecordedChat(ABC):
                 said = reply.text or "(nothing)"
                 messages = [*messages, Message("assistant", said), Message("user", _repair(str(error)))]
         raise AssertionError("the second attempt returns or raises")
+
+    def _plain(self, messages: Sequence[Message], seed: int) -> Request:
+        return Request(self.digest, tuple(messages), PLAIN, seed)
+
+    async def _say(self, request: Request, tally: Tally) -> str:
+        reply = await self._answer(request, tally)
+        tally.add(reply)
+        # Half of a surrogate pair, which JSON can spell, is in no file that is written later.
+        return (reply.text or reply.refusal).encode("utf-8", "replace").decode()
 
     async def _answer(self, request: Request, tally: Tally) -> Reply:
         session = current()
@@ -259,9 +299,10 @@ class OpenAIChat(RecordedChat):
         """Sends one request."""
         import openai
 
-        mode, endpoint = self._mode, await self._reach()
+        mode, endpoint = "plain" if request.schema == PLAIN else self._mode, await self._reach()
+        body = self._body(request, mode)
         try:
-            response = await self._client(endpoint).chat.completions.create(**self._body(request, mode))
+            response = await self._client(endpoint).chat.completions.create(**body)
         except openai.RateLimitError as error:
             if "insufficient_quota" in (error.code, error.type) or "quota" in str(error.message).lower():
                 raise ChatSetupError(
@@ -273,13 +314,13 @@ class OpenAIChat(RecordedChat):
         except openai.APIConnectionError as error:
             raise _TransientError("connection", self._clean(one_line(error.__cause__ or error))) from None
         except openai.APIStatusError as error:
-            raise self._by_status(error, mode) from None
+            raise self._by_status(error, mode, body) from None
         except (openai.APIError, ValueError) as error:  # a body that is no JSON, or no completion
             raise _TransientError("server-error", self._clean(one_line(error))) from None
         return _reply(response)
 
-    def _by_status(self, error: openai.APIStatusError, mode: str) -> Exception:
-        """Returns what to raise for a status that is neither success nor 429."""
+    def _by_status(self, error: openai.APIStatusError, mode: str, body: Mapping[str, Any]) -> Exception:
+        """Returns what to raise for a status, neither success nor 429, that a body was answered with."""
         status, text = error.status_code, self._clean(" ".join(str(error.message).split()))[:300]
         if status in (401, 403):
             return ChatSetupError(
@@ -293,26 +334,33 @@ class OpenAIChat(RecordedChat):
             )
         if status >= 500 or status in (408, 409):
             return _TransientError("server-error", f"status {status}: {text}", _retry_after(error))
-        if status in (400, 422) and self._adapt(text, mode):
+        if status in (400, 422) and self._adapt(text, mode, body):
             return _OtherwiseError()
-        if "temperature" in text.lower():
+        if "temperature" in text.lower() and "temperature" in body:
             return ChatSetupError(
                 f"{self.model} does not take temperature {self.config.temperature:g}: {text} "
                 "Set temperature in the file of language models (chats.toml)."
             )
         return LostAnswerError(f"{self.model} rejected the request ({status}): {text}", "rejected")
 
-    def _adapt(self, text: str, mode: str) -> bool:
-        """Asks otherwise from now on, if the endpoint's complaint says how; returns whether it does."""
+    def _adapt(self, text: str, mode: str, body: Mapping[str, Any]) -> bool:
+        """Asks otherwise from now on, if the endpoint's complaint says how; returns whether it does.
+
+        What the complaint is held against is the body that was sent: of many requests sent before the first complaint,
+        each has to be sent again.
+        """
         lower, learnt = text.lower(), self._learnt
         with learnt.lock:
-            if "max_completion_tokens" in lower and learnt.limit_field == "max_completion_tokens":
+            if "max_completion_tokens" in lower and "max_completion_tokens" in body:
                 learnt.limit_field = "max_tokens"
                 return True
-            if "seed" in lower and learnt.seeded:
+            if "seed" in lower and "seed" in body:
                 learnt.seeded = False
                 return True
-            if self.config.structured == "auto" and mode != "text" and any(hint in lower for hint in _HINTS):
+            if mode == "plain" and "temperature" in lower and "temperature" in body:
+                learnt.tempered = False
+                return True
+            if self.config.structured == "auto" and mode in _MODES[:-1] and any(hint in lower for hint in _HINTS):
                 if self._mode == mode:  # else another request was first
                     learnt.mode = _MODES[_MODES.index(mode) + 1]
                 return True
@@ -340,9 +388,10 @@ class OpenAIChat(RecordedChat):
         body: dict[str, Any] = {
             "model": self.config.model,
             "messages": [_as_sent(message) for message in messages],
-            "temperature": self.config.temperature,
             self._learnt.limit_field: self.config.max_tokens,
         }
+        if mode != "plain" or self._learnt.tempered:
+            body["temperature"] = self.config.temperature
         if self._learnt.seeded:
             body["seed"] = request.seed % 2**31  # some endpoints take 32 bits
         if mode == "schema":
@@ -374,7 +423,7 @@ class OpenAIChat(RecordedChat):
             raise self._nobody(self._clean(one_line(error.__cause__ or error))) from None
         except openai.APIStatusError as error:
             if error.status_code in (401, 403):
-                raise self._by_status(error, "") from None
+                raise self._by_status(error, "", {}) from None
             return  # not every endpoint lists its models
         except (openai.APIError, ValueError, TypeError, AttributeError):
             return
@@ -445,10 +494,12 @@ def _repair(why: str) -> str:
 
 
 def in_words(request: Request) -> Sequence[Message]:
-    """Returns a request's messages, with the schema in words at the end of the last one."""
+    """Returns a request's messages, with the schema in words at the end of the last one unless it is plain text."""
+    if request.schema == PLAIN:
+        return request.messages
     schema = json.dumps(request.schema, ensure_ascii=False)
     last = request.messages[-1]
-    said = f"{last.content}\n\nAnswer with JSON that fits this JSON schema and nothing else:\n{schema}"
+    said = f"{last.content}\n\n{IN_WORDS}\n{schema}"
     return (*request.messages[:-1], Message(last.role, said, last.images))
 
 

@@ -140,7 +140,7 @@ class HfChat(RecordedChat):
         Raises:
             UsageError: If not.
         """
-        from dgym.models.chat_model import locate
+        from dgym.models.load import locate
 
         locate(self.config.model)
 

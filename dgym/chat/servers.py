@@ -20,8 +20,9 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -48,6 +49,7 @@ GRACE: Final = 15.0
 ELSEWHERE: Final = "set $DGYM_VLLM_URL to a running server"
 
 _POLL: Final = 0.25
+_SILENCE: Final = 30.0  # seconds in which a server whose process lives, and that does not answer, is waited for
 _LOGS: Final = 20  # kept in the cache folder
 _GUARD: Final = Path(__file__).with_name("guard.py")
 # Not through a proxy, whatever the environment says.
@@ -56,8 +58,30 @@ _ERROR: Final = re.compile(r"(?:\b[\w.]*(?:Error|Exception)|\berror): \S.*")
 _VAGUE: Final = re.compile(r"root cause|Engine core initialization failed|Engine process failed to start")
 
 
-def command() -> list[str]:
+@dataclass(frozen=True)
+class Serving:
+    """How a server is started, beside what every one of them is given.
+
+    Attributes:
+        name: Under which the model is served; empty for the model's own name.
+        arguments: Further words of the command; those of the environment's variable come after them.
+        variable: The environment's variable with a person's own words.
+        environment: Variables that the server sees beside those of this process.
+        elsewhere: What a person may do who cannot have a server, as the end of a sentence.
+    """
+
+    name: str = ""
+    arguments: Sequence[str] = ()
+    variable: str = "DGYM_VLLM_ARGS"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: str = ELSEWHERE
+
+
+def command(elsewhere: str = ELSEWHERE) -> list[str]:
     """Returns the words of the command that starts a server, the first one as a path that exists.
+
+    Args:
+        elsewhere: What a person may do who has none, as the end of a sentence.
 
     Raises:
         ChatSetupError: If there is no such command; the message says what to do.
@@ -67,22 +91,22 @@ def command() -> list[str]:
     # Beside the interpreter too: a virtual environment need not be activated.
     found = shutil.which(words[0]) or shutil.which(words[0], path=str(Path(sys.executable).parent))
     if found is None and named:
-        raise ChatSetupError(f"$DGYM_VLLM names {words[0]!r}, which is no command; mend it, or {ELSEWHERE}.")
+        raise ChatSetupError(f"$DGYM_VLLM names {words[0]!r}, which is no command; mend it, or {elsewhere}.")
     if found is None:
         raise ChatSetupError(
             f'vLLM is not installed: pip install "dgym[vllm]", set $DGYM_VLLM to the command that starts it, '
-            f"or {ELSEWHERE}."
+            f"or {elsewhere}."
         )
     return [found, *words[1:]]
 
 
-def arguments() -> list[str]:
-    """Returns the further arguments of the command, from `$DGYM_VLLM_ARGS`.
+def arguments(variable: str = "DGYM_VLLM_ARGS") -> list[str]:
+    """Returns the further arguments of the command, from a variable of the environment.
 
     Raises:
         ChatSetupError: If they cannot be split into words.
     """
-    return _words("DGYM_VLLM_ARGS", os.environ.get("DGYM_VLLM_ARGS", ""))
+    return _words(variable, os.environ.get(variable, ""))
 
 
 class ModelServer:
@@ -92,25 +116,36 @@ class ModelServer:
     died is started once more; one that could not be started is not tried again.
 
     Args:
-        model: What is served, as the command takes it; also the name under which it is served.
+        model: What is served, as the command takes it.
         host: The address that it listens at.
         patience: Seconds until it must be healthy.
         grace: Seconds that it has to end by itself.
+        serving: How it is started, beside that.
 
     Attributes:
         model: What is served.
         log: The file that all it prints goes to.
+        starts: How often it was started; what the server holds is gone whenever this grows.
     """
 
-    def __init__(self, model: str, *, host: str = LOOPBACK, patience: float = PATIENCE, grace: float = GRACE) -> None:
+    def __init__(
+        self,
+        model: str,
+        *,
+        host: str = LOOPBACK,
+        patience: float = PATIENCE,
+        grace: float = GRACE,
+        serving: Serving | None = None,
+    ) -> None:
         self.model = model
+        self.starts = 0
         safe = re.sub(r"[^\w.-]+", "-", model).strip("-.")[-80:]
         self.log = cache_folder() / "servers" / f"{safe}-{os.getpid()}-{id(self):x}.log"
         self._host, self._patience, self._grace = host, patience, grace
+        self._serving = serving or Serving()
         self._lock, self._stopped = Lock(), Event()
         self._guard: subprocess.Popen[bytes] | None = None
         self._url = ""
-        self._starts = 0
         self._failure: DgymError | None = None
 
     def address(self) -> str:
@@ -130,9 +165,11 @@ class ModelServer:
             if self._guard is not None and self._guard.poll() is None:
                 return self._url
             self._end()  # what a server that died has left
-            line = [*command(), self.model, *arguments()]  # a mistake in these costs nothing, and may be mended
+            how = self._serving
+            # A mistake in these costs nothing, and may be mended.
+            line = [*command(how.elsewhere), self.model, *how.arguments, *arguments(how.variable)]
             try:
-                if self._starts == 2:
+                if self.starts == 2:
                     raise InfrastructureError(f"The server of {self.model!r} died twice: {self._said()}")
                 self._start(line)
             except BaseException as error:
@@ -142,6 +179,26 @@ class ModelServer:
                 raise
             return self._url
 
+    def revive(self) -> str:
+        """Returns the address once the server answers again, after a call to it was lost; see `address`.
+
+        Its end is noticed a moment after the calls that it cut off. A server that goes on living without answering is
+        not replaced.
+
+        Raises:
+            ChatSetupError: If it cannot be started.
+            InfrastructureError: As `address`, and if it lives but does not answer.
+        """
+        deadline = time.monotonic() + _SILENCE
+        while True:
+            url = self.address()
+            if _healthy(f"{url.removesuffix('/v1')}/health"):
+                return url
+            if time.monotonic() > deadline:
+                raise InfrastructureError(f"The server of {self.model!r} does not answer: {self._said()}")
+            if self._stopped.wait(_POLL):
+                raise InfrastructureError(f"The server of {self.model!r} was stopped.")
+
     def stop(self) -> None:
         """Ends the server, also while it starts, and all that it started; asking again changes nothing."""
         self._stopped.set()  # whoever waits for it to become healthy sees that and lets go
@@ -149,10 +206,10 @@ class ModelServer:
             self._end()
 
     def _start(self, line: Sequence[str]) -> None:
-        again = self._starts > 0
-        self._starts += 1
+        again = self.starts > 0
+        self.starts += 1
         port = _free_port(self._host)
-        place = ["--host", self._host, "--port", str(port), "--served-model-name", self.model]
+        place = ["--host", self._host, "--port", str(port), "--served-model-name", self._serving.name or self.model]
         guard = [sys.executable, "-I", str(_GUARD), str(os.getpid()), str(self._grace)]
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -163,6 +220,7 @@ class ModelServer:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
+                    env={**os.environ, **self._serving.environment},
                     start_new_session=True,  # a Ctrl-C is for us; the server is stopped when we are through
                 )
         except OSError as error:
@@ -206,7 +264,7 @@ class ModelServer:
         """Returns what the log says that is of use, and what to do."""
         said = last_words(self.log)
         said = said if said.endswith((".", "!")) else f"{said}."
-        return f"{said} See {self.log}, mend $DGYM_VLLM or $DGYM_VLLM_ARGS, or {ELSEWHERE}."
+        return f"{said} See {self.log}, mend $DGYM_VLLM or ${self._serving.variable}, or {self._serving.elsewhere}."
 
 
 class LocalServers:

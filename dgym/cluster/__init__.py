@@ -1,8 +1,8 @@
 """Running episodes on Ray; the only package that imports it.
 
-Student hosts are actors that keep base models loaded and serve many students. Teacher workers are actors that
-write examples concurrently. Ray Tune runs the episodes as trials in reused processes; while one waits for its
-teacher, others use the same host.
+Student hosts are actors that keep base models loaded and serve many students; one that dies is replaced. Teacher
+workers are actors that write examples concurrently. Ray Tune runs the episodes as trials in reused processes; while one
+waits for its teacher, others use the same host.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ import socket
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from uuid import uuid4
 
 from dgym.bench import Job, Report, Usage
 from dgym.errors import InfrastructureError, UsageError, one_line
-
-COMPUTING: Final = 2
-"""Episodes at a time per host where all teachers compute."""
-
-WAITING: Final = 8
-"""Episodes at a time per host where a teacher waits for a language model."""
+from dgym.students.machine import cores
+from dgym.students.sizing import Need, Plan, Wishes, plan, without_gpus
 
 
 @dataclass(frozen=True)
@@ -48,10 +44,11 @@ class RayBackend:
     Attributes:
         address: Address of a running cluster (`"auto"` finds the local one); `None` starts one that ends with
             the run.
-        hosts: Student hosts; by default as many as fit: one per GPU, else one per `threads` CPUs.
+        hosts: Student hosts; by default what follows from the machines (see `dgym.students.sizing`), as all of the
+            following does.
         workers: Teacher workers.
-        per_host: Episodes at a time per host. Two keep it busy where teachers compute; by default there are eight
-            where one waits for a language model.
+        per_host: Episodes at a time per host.
+        gpus_per_host: GPUs of a host: a part of one, or whole ones.
         verbose: Whether Ray's own messages are shown.
     """
 
@@ -59,13 +56,14 @@ class RayBackend:
     hosts: int | None = None
     workers: int = 2
     per_host: int | None = None
+    gpus_per_host: float | None = None
     verbose: bool = False
 
     def run(self, job: Job, report: Report) -> Usage:
         """Runs all episodes and waits for them.
 
         Raises:
-            UsageError: If the cluster cannot be reached.
+            UsageError: If the cluster cannot be reached, or if what was asked for does not fit it.
             InfrastructureError: If Ray itself fails; what is finished stays finished.
         """
         quiet(self.verbose)
@@ -73,11 +71,9 @@ class RayBackend:
         import ray
 
         from dgym.cluster.chat import PASSED, serves, start_desk, stop_servers
-        from dgym.cluster.hosts import HOST_RESOURCE, HostManager, fitting, host_stats, start_hosts
+        from dgym.cluster.planning import parts
         from dgym.cluster.pool import start_workers
 
-        spec = job.episodes[0].spec
-        cores = os.cpu_count() or 1
         # "local" never joins what happens to run on this machine already.
         options: dict[str, Any] = {"log_to_driver": self.verbose, "address": self.address or "local"}
         if not self.verbose:
@@ -88,31 +84,52 @@ class RayBackend:
             # process's choices.
             options["runtime_env"] = {"env_vars": passed}
         if self.address is None:
-            hosts_here = self.hosts or max(1, cores // spec.threads)
-            options |= {"num_cpus": max(2, cores), "resources": {HOST_RESOURCE: hosts_here}, "include_dashboard": False}
+            options |= {"num_cpus": max(2, cores()), "include_dashboard": False}
         try:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UsageError(f"Ray cannot be reached at {self.address or 'this machine'}: {one_line(error)}") from error
         desk = None
         try:
-            on_gpu = spec.device.startswith("cuda")
-            # A teacher's model server takes a GPU of its own.
-            room = max(1, fitting(spec.threads, on_gpu) - (on_gpu and serves(job)))
-            wanted = min(len(job.episodes), self.hosts or room)
-            hosts = start_hosts(wanted, gpus_per_host=1.0 if on_gpu else 0.0)
-            manager = ray.remote(HostManager).options(num_cpus=0).remote(hosts)
-            ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
+            serving = serves(job)
+            todo = [(part, self._plan(need, threads, serving)) for part, need, threads in parts(job)]
             name = f"dgym-desk-{uuid4().hex}"
             desk = start_desk(job.chat, name)
             workers = start_workers(self.workers, job.chat, name)
-            per_host = self.per_host or (WAITING if any(i.waits for i in job.episodes) else COMPUTING)
-            self._tune(job, report, Shared(manager, workers, desk), wanted * per_host)
-            return Usage.of(host_stats(hosts))
+            return Usage.total([self._part(part, plan, report, workers, desk) for part, plan in todo])
         finally:
             if desk is not None:
                 stop_servers(desk)
             ray.shutdown()
+
+    def _plan(self, need: Need, threads: int, serving: bool) -> Plan:
+        import ray
+
+        from dgym.cluster.hosts import HOST_RESOURCE
+        from dgym.cluster.planning import machines
+
+        there = machines(self.address is None, need)
+        if need.accelerator and serving:
+            there = without_gpus(there, 1)  # the teacher's model server takes one of its own
+        hosts = self.hosts
+        if hosts is None and ray.cluster_resources().get(HOST_RESOURCE):
+            hosts = int(ray.cluster_resources()[HOST_RESOURCE])  # as the cluster says itself
+        wishes = Wishes(hosts, threads, self.per_host, self.gpus_per_host)
+        return plan(there, need, wishes, grows=self.address is not None)
+
+    def _part(self, job: Job, plan: Plan, report: Report, workers: Sequence[Any], desk: Any) -> Usage:
+        import ray
+
+        from dgym.cluster.hosts import end_hosts, host_stats, start_manager
+
+        hosts = min(len(job.episodes), plan.hosts)
+        manager = start_manager(hosts, plan.tenants, plan.gpus)
+        ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
+        try:
+            self._tune(job, report, Shared(manager, workers, desk), hosts * plan.tenants)
+            return Usage.of(*host_stats(manager))
+        finally:
+            end_hosts(manager)
 
     def _tune(self, job: Job, report: Report, shared: Shared, at_a_time: int) -> None:
         from ray import tune

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,10 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
         identity, spec = self._identity, self._identity.spec
         writer = EpisodeWriter(self._job.folder, identity, self._job.suite)
         try:
-            self._student = open_student(self._manager, identity.digest, student_config(identity))
+            config = student_config(identity)
+            # Ray shows each host its own GPUs only: the first one there is whatever it was given.
+            config = replace(config, device=config.device.partition(":")[0])
+            self._student = open_student(self._manager, identity.digest, config)
         except Exception as error:
             yield failed(identity, error, writer)
             return

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
 
-from dgym.errors import InfrastructureError, UsageError, one_line
+from dgym.errors import InfrastructureError, StudentError, UsageError, one_line
+from dgym.models.load import load_model, locate
 
 
 class PromptTooLongError(Exception):
@@ -150,106 +149,20 @@ def _without_system(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
     return out
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a model is read from.
-
-    Attributes:
-        source: A folder, or a name on the hub.
-        gguf: The file in the folder that is to be read; empty for weights as transformers saves them.
-        local: Whether the network is not needed.
-    """
-
-    source: str
-    gguf: str
-    local: bool
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Arguments for `from_pretrained`, beside the source."""
-        return {"local_files_only": self.local} | ({"gguf_file": self.gguf} if self.gguf else {})
-
-
-def locate(model: str) -> Place:
-    """Finds a model without reading its weights; the hub is asked only for what is not in its cache.
-
-    Args:
-        model: A name on the hub, a folder, or a `.gguf` file.
-
-    Raises:
-        UsageError: If there is no such model; the message says what to do.
-    """
-    path = Path(model).expanduser()
-    if path.suffix == ".gguf":
-        if not path.is_file():
-            raise UsageError(f"There is no file {model!r}.")
-        if find_spec("gguf") is None:
-            raise UsageError('GGUF files are read with the package gguf; install it with pip install "dgym[gguf]".')
-        return Place(str(path.parent), path.name, local=True)
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UsageError(f"The folder {model!r} holds no language model: it has no config.json.")
-        return Place(str(path), "", local=True)
-    if path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise UsageError(f"There is no folder {model!r} with a language model.")
-    return _on_hub(model)
-
-
-def _on_hub(model: str) -> Place:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-    from transformers import AutoConfig
-
-    try:
-        # First without the network: where there is none, the hub would be tried for half a minute.
-        AutoConfig.from_pretrained(model, local_files_only=True)
-        return Place(model, "", local=_has_weights(model))
-    except (OSError, ValueError):
-        pass
-    try:
-        AutoConfig.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, RepositoryNotFoundError):
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(cause, GatedRepoError):
-            raise UsageError(
-                f"The language model {model!r} is for those who accepted its terms: accept them on its page on the "
-                "hub, then `hf auth login`."
-            ) from error
-        if cause is not None or isinstance(error, ValueError):
-            raise UsageError(f"There is no language model {model!r} on the Hugging Face hub.") from error
-        raise UsageError(
-            f"The language model {model!r} is not on this machine, and the Hugging Face hub cannot be reached: "
-            "download it where there is a network, or name a folder or a .gguf file."
-        ) from error
-    return Place(model, "", local=False)
-
-
-def _has_weights(model: str) -> bool:
-    """Whether the hub's cache holds weights of a model, and not only its config."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        folder = Path(snapshot_download(model, local_files_only=True))
-    except (OSError, ValueError):
-        return False
-    return any(folder.glob("*.safetensors")) or any(folder.glob("*.bin"))
-
-
 _LOADING = Lock()
 
 
 def chat_model(model: str) -> ChatModel:
     """Returns a model, loaded once and kept until two others were asked for.
 
-    It is put on a GPU where there is one, in the precision that it is stored in; on the CPU it computes in float32.
+    It is put on a GPU where there is one.
 
     Args:
-        model: See `locate`.
+        model: See `dgym.models.load`.
 
     Raises:
-        UsageError: If there is no such model, or if it cannot answer messages.
-        InfrastructureError: If it cannot be loaded for want of memory, or if its download fails.
+        UsageError: If there is no such model, if it cannot be loaded, or if it cannot answer messages.
+        InfrastructureError: If it cannot be downloaded or unpacked.
     """
     with _LOADING:
         return _load(model)
@@ -257,23 +170,9 @@ def chat_model(model: str) -> ChatModel:
 
 @lru_cache(maxsize=2)
 def _load(model: str) -> ChatModel:
-    place = locate(model)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    gpu = torch.cuda.is_available()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place.source, **place.arguments)
-        loaded = AutoModelForCausalLM.from_pretrained(
-            place.source, dtype="auto" if gpu else torch.float32, **place.arguments
-        )
-        return ChatModel(model, tokenizer, loaded.to("cuda" if gpu else "cpu"))
-    except (ValueError, KeyError, ImportError) as error:
-        raise UsageError(f"{model!r} cannot be loaded as a language model: {one_line(error)}") from error
-    except OSError as error:
-        if place.local:
-            raise UsageError(f"{model!r} cannot be loaded as a language model: {one_line(error)}") from error
-        raise InfrastructureError(f"The language model {model!r} cannot be downloaded: {one_line(error)}") from error
-    except RuntimeError as error:
-        raise InfrastructureError(f"The language model {model!r} cannot be loaded: {one_line(error)}") from error
+        loaded = load_model(locate(model), device)
+    except StudentError as error:
+        raise UsageError(str(error)) from error  # a person named it as a teacher
+    return ChatModel(model, loaded.prompts.tokenizer, loaded.model)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dgym.core import Base
 from dgym.errors import StudentError
+from dgym.models.weights import folder_bytes
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class MicroFamily:
     def digest(self, variant: str) -> str:
         """Hashes weights, config and tokenizer."""
         return _digest(self.folder(variant))
+
+    def bytes(self, variant: str, precision: str) -> int:
+        """Returns how much memory a variant's weights take, without loading them."""
+        return folder_bytes(self.folder(variant), precision)
 
     def load(self, variant: str, device: str, precision: str, threads: int) -> Base:
         """Loads a variant; sets the process's number of torch threads."""

@@ -15,6 +15,7 @@ from dgym.chat.errors import LOSSES, ChatSetupError, LostAnswerError, SpendingSt
 from dgym.chat.ledger import concurrently, purpose, recording
 from dgym.core import Message
 from dgym.errors import DgymError, UsageError
+from dgym.fakes import FakeDomain
 from tests.chat.conftest import ANSWER, ASKED, KIND
 
 
@@ -111,6 +112,94 @@ def one_pixel() -> bytes:
     from dgym.domains.scenes import encode
 
     return encode(Image.new("RGB", (1, 1)))
+
+
+# Plain text --------------------------------------------------------------------------------------------------------
+
+PROBLEM = FakeDomain().problems("feedback")[0]
+TEXT = [Message("user", PROBLEM.prompt)]
+
+
+def test_plain_text_is_what_was_said_and_is_accounted_for(serve) -> None:
+    server, chat = serve({"temperature": 0.5, "max_tokens": 9})
+    with recording() as calls, purpose("answer"):
+        assert chat.write(TEXT, 3) == PROBLEM.reference
+    (call,) = calls
+    assert (call.purpose, call.model, call.outcome, call.requests) == ("answer", "openai:stand-in", "ok", 1)
+    assert call.tokens_in > 0
+    (body,) = server.seen.bodies
+    assert body["messages"] == [{"role": "user", "content": PROBLEM.prompt}]
+    assert (body["temperature"], body["seed"], body["max_completion_tokens"]) == (0.5, 3, 9)
+    assert "response_format" not in body
+
+
+def test_plain_text_is_recorded_apart_from_json(serve, tmp_path: Path) -> None:
+    server, chat = serve()
+    assert chat.sends(TEXT, 1)
+    for _ in range(2):
+        assert chat.write(TEXT, 1) == PROBLEM.reference
+    assert not chat.sends(TEXT, 1)
+    assert chat.sends(TEXT, 2)
+    assert server.seen.requests == 1
+    (file,) = (tmp_path / "record").glob("*/*.json")
+    assert json.loads(file.read_text())["reply"]["text"] == PROBLEM.reference
+    chat.complete(ASKED, KIND, 1)
+    chat.write(ASKED, 1)
+    assert server.seen.requests == 3
+    record = str(tmp_path / "record")
+    with session.use(session.Session(session.Settings(replay="strict", record=record))):
+        assert not chat.sends(TEXT, 2)
+        with pytest.raises(ChatSetupError, match="without --replay strict"):
+            chat.write(TEXT, 2)
+    with session.use(session.Session(session.Settings(replay="off", record=record))):
+        assert chat.sends(TEXT, 1)
+    with session.use(session.Session(instead=lambda messages, schema: "counted")):
+        assert not chat.sends(TEXT, 2)
+        assert chat.write(TEXT, 2) == "counted"
+    assert server.seen.requests == 3
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [("refusal", "I cannot help with that."), ("truncated", PROBLEM.reference[: len(PROBLEM.reference) // 2])],
+)
+def test_plain_text_is_never_repaired(serve, fault: str, said: str) -> None:
+    server, chat = serve(faults=(fault,), every=1)
+    assert chat.write(TEXT, 1) == said
+    assert server.seen.requests == 1
+
+
+@pytest.mark.parametrize(("fault", "reason"), [("500", "server-error"), ("hang", "timeout"), ("429", "rate-limited")])
+def test_plain_text_that_never_comes_is_a_loss(serve, fault: str, reason: str) -> None:
+    _, chat = serve({"retries": 1, "timeout": 0.2, "patience": 0.1}, faults=(fault,), every=1, hang=1.0)
+    with recording() as calls, pytest.raises(LostAnswerError) as caught:
+        chat.write(TEXT, 1)
+    assert caught.value.reason == reason == calls[0].outcome
+
+
+def test_half_of_a_surrogate_pair_is_left_nowhere(serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, chat = serve()
+    monkeypatch.setattr("dgym.chat_server._solution", lambda asked: "one \ud83d two")
+    assert chat.write(TEXT, 1) == chat.write(TEXT, 1) == "one ? two"
+
+
+# What an endpoint does not take ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rejects", [("max_completion_tokens",), ("seed",), ("seed", "max_completion_tokens")])
+def test_of_many_first_requests_each_is_sent_again_without_what_is_not_taken(serve, rejects: tuple[str, ...]) -> None:
+    server, chat = serve(rejects=rejects, latency=0.02)
+    assert concurrently(lambda seed: chat.complete(ASKED, KIND, seed), list(range(20))) == [ANSWER] * 20
+    assert not set(rejects) & set(server.seen.bodies[-1])
+
+
+def test_a_temperature_that_is_not_taken_is_left_out_of_plain_text_only(serve) -> None:
+    server, chat = serve(rejects=("temperature",), latency=0.02)
+    said = concurrently(lambda seed: chat.write(TEXT, seed), list(range(20)))
+    assert said == [PROBLEM.reference] * 20
+    assert "temperature" not in server.seen.bodies[-1]
+    with pytest.raises(ChatSetupError, match="Set temperature"):
+        chat.complete(ASKED, KIND, 1)
 
 
 # The record --------------------------------------------------------------------------------------------------------

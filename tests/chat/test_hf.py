@@ -18,7 +18,8 @@ from dgym.core import Message
 from dgym.errors import UsageError
 from dgym.fakes import FakeDomain
 from dgym.models import chat_model as module
-from dgym.models.chat_model import PromptTooLongError, chat_model, locate
+from dgym.models import load
+from dgym.models.chat_model import PromptTooLongError, chat_model
 from dgym.students.make import Recipe, new_model, train_tokenizer
 
 KIND = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -98,6 +99,16 @@ def test_an_answer_that_fits_is_one(folder: Path, monkeypatch: pytest.MonkeyPatc
     assert (calls[0].tokens_in, calls[0].tokens_out, calls[0].outcome) == (7, 5, "ok")
     (file,) = (tmp_path / "record").glob("*/*.json")
     assert json.loads(file.read_text())["chat"]["model"] == str(folder)
+
+
+def test_plain_text_is_asked_without_a_schema(folder: Path, generated: Counter[str]) -> None:
+    chat = HfChat(str(folder), max_tokens=12)
+    with recording() as calls:
+        said = [chat.write(ASKED, seed) for seed in (1, 1)]
+    assert said[0] == said[1]
+    assert generated["answers"] == 1
+    assert [call.outcome for call in calls] == ["ok", "ok"]
+    assert calls[0].tokens_in < 60, "the model is shown no schema"
 
 
 def test_the_schema_is_in_the_words_that_the_model_reads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +222,7 @@ def test_a_model_without_a_chat_template(broken) -> None:
 
 def test_a_folder_that_holds_something_else(broken, tmp_path: Path) -> None:
     assert "no config.json" in one_line_of(str(tmp_path))
-    assert "cannot be loaded as a language model" in one_line_of(
+    assert "does not know 'nonsense'" in one_line_of(
         broken("config.json", lambda file: file.write_text('{"model_type": "nonsense"}'))
     )
 
@@ -230,10 +241,8 @@ def test_a_model_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_gguf_file_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.gguf").touch()
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert 'pip install "dgym[gguf]"' in one_line_of(str(tmp_path / "m.gguf"))
-    monkeypatch.setattr(module, "find_spec", lambda name: name)
-    assert locate(str(tmp_path / "m.gguf")).arguments == {"local_files_only": True, "gguf_file": "m.gguf"}
+    monkeypatch.setattr(load, "find_spec", lambda name: None)
+    assert 'pip install gguf' in one_line_of(str(tmp_path / "m.gguf"))
 
 
 def test_pictures_are_not_shown_to_it(folder: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 
 from dgym.core import Example, Problem
-from dgym.errors import StudentError
+from dgym.errors import StudentError, UsageError
 from dgym.fakes import FakeDomain
 from dgym.models.recipe import Recipe
 from dgym.models.text import IGNORED, Encoded, pad_batch
@@ -158,8 +159,8 @@ def test_the_global_generator_is_left_alone(base: Base) -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_a_missing_model_is_a_student_error(tmp_path: Path) -> None:
-    with pytest.raises(StudentError, match="cannot be loaded"):
+def test_a_missing_model_is_the_user_s_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="There is no folder"):
         Base(str(tmp_path / "nothing"), digest="x")
 
 
@@ -173,7 +174,7 @@ def test_answering_with_an_adapter_leaves_the_base_bit_for_bit(base: Base) -> No
     tenant.train(examples(), seed=1, fresh=True)
     layers = [m for m in base.peft.modules() if isinstance(m, module.LoraLayer)]
     before = [layer.get_base_layer().weight.clone() for layer in layers]
-    with module.merged(base.peft, tenant._name):
+    with module.merged(base.peft, module._SLOT):
         changed = [not torch.equal(a, b.get_base_layer().weight) for a, b in zip(before, layers, strict=True)]
         assert all(layer.merged for layer in layers)
     assert any(changed)
@@ -198,3 +199,133 @@ def test_the_loss_is_that_of_all_positions(base: Base) -> None:
     with torch.no_grad(), base.peft.disable_adapter():
         whole = base.peft(input_ids=batch.ids, attention_mask=batch.mask, labels=batch.labels).loss.item()
     assert report["loss"] == pytest.approx(whole, abs=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# One place for an adapter
+
+
+def test_idle_students_lie_parked_and_come_back_as_they_were(base: Base, tmp_path: Path) -> None:
+    tenants = [base.open(RECIPE, "a") for _ in range(3)]
+    for seed, tenant in enumerate(tenants):
+        tenant.train(examples(seed), seed=seed, fresh=True)
+    kept = [weights(t, tmp_path / f"before-{i}") for i, t in enumerate(tenants)]
+    assert len(set(kept)) == 3
+    assert list(base.peft.peft_config) == [module._SLOT]  # however many there are
+    for i in (1, 0, 2, 1):
+        base.adapted(tenants[i], tenants[i]._config, None)
+        base.rest()
+        assert weights(tenants[i], tmp_path / f"again-{i}") == kept[i]
+    again = base.open(RECIPE, "a")
+    again.train(examples(1), seed=1, fresh=True)
+    assert weights(again, tmp_path / "same") == kept[1]
+
+
+def test_students_with_other_recipes_share_a_base(base: Base, tmp_path: Path) -> None:
+    recipes = [RECIPE, RECIPE.model_copy(update={"rank": 2}), RECIPE.model_copy(update={"method": "full"})]
+    alone = []
+    for i, recipe in enumerate(recipes):
+        tenant = base.open(recipe, "a")
+        tenant.train(examples(), seed=1, fresh=True)
+        alone.append((weights(tenant, tmp_path / f"alone-{i}"), tenant.answer(PROBLEMS)))
+        tenant.close()
+    tenants = [base.open(recipe, "a") for recipe in recipes]
+    for tenant in tenants:
+        tenant.train(examples(), seed=1, fresh=True)
+    together = [(weights(t, tmp_path / f"{i}"), t.answer(PROBLEMS)) for i, t in enumerate(tenants)]
+    assert together == alone
+
+
+def test_a_student_of_another_recipe_is_not_restored(base: Base) -> None:
+    one, other = base.open(RECIPE, "a"), base.open(RECIPE.model_copy(update={"rank": 2}), "a")
+    one.train(examples(), seed=1, fresh=True)
+    with pytest.raises(StudentError, match="another recipe"):
+        other.restore(one.snapshot())
+    with pytest.raises(StudentError, match="can be restored"):
+        other.restore(b"rubbish")
+    assert other.answer(PROBLEMS) == base.open(RECIPE, "a").answer(PROBLEMS)
+
+
+def test_threads_take_turns_and_give_what_each_gives_alone(base: Base, tmp_path: Path) -> None:
+    def episode(tenant: Tenant, seed: int, out: dict[int, object]) -> None:
+        for fresh in (True, False):
+            tenant.train(examples(seed), seed=seed, fresh=fresh)
+            tenant.answer(PROBLEMS)
+        out[seed] = (weights(tenant, tmp_path / f"{id(out)}-{seed}"), tenant.answer(PROBLEMS))
+
+    alone: dict[int, object] = {}
+    together: dict[int, object] = {}
+    for seed in range(4):
+        episode(base.open(RECIPE, "a"), seed, alone)
+    threads = [threading.Thread(target=episode, args=(base.open(RECIPE, "a"), seed, together)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Nothing twice
+
+
+def test_a_version_of_a_student_is_asked_nothing_twice(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    original = module.generate
+
+    def counting(model: object, prompts: list, *rest: object) -> list[list[int]]:
+        asked.append(len(prompts))
+        return original(model, prompts, *rest)
+
+    monkeypatch.setattr(module, "generate", counting)
+    tenant = base.open(RECIPE, "a")
+    tenant.train(examples(), seed=1, fresh=True)
+    first = tenant.answer(PROBLEMS[:10])
+    assert tenant.answer([*PROBLEMS[5:15], *PROBLEMS[5:15]])[:5] == first[5:]
+    assert asked == [10, 5]
+    assert (tenant.asked, tenant.answered) == (30, 15)
+    assert tenant.answer([Problem("another id", p.prompt, "", "") for p in PROBLEMS[:10]]) == first
+    assert asked == [10, 5]
+    tenant.train(examples(), seed=2, fresh=False)
+    tenant.answer(PROBLEMS[:10])
+    assert asked == [10, 5, 10]
+    tenant.restore(tenant.snapshot())
+    tenant.answer(PROBLEMS[:10])
+    assert asked == [10, 5, 10, 10]
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Preferences
+
+
+DPO = RECIPE.model_copy(update={"objective": "dpo", "method": "full", "epochs": 30, "learning_rate": 5e-3, "beta": 0.5})
+
+
+def test_preferences_are_learned_from_pairs_alone(base: Base) -> None:
+    tenant = base.open(DPO, "a")
+    before = tenant.answer(PROBLEMS)
+    pairs = [Example(e.prompt, e.response, rejected=a) for e, a in zip(examples(), before, strict=True)]
+    report = tenant.train([*pairs, *examples(1)], seed=1, fresh=True)
+    assert report["plain"] == len(examples(1))
+    assert report["preferred"] > 0.95
+    after = tenant.answer([Problem("", e.prompt, "", "") for e in pairs])
+    assert not any(a == p.rejected for a, p in zip(after, pairs, strict=True))
+
+
+def test_without_pairs_there_is_nothing_to_prefer(base: Base) -> None:
+    tenant = base.open(DPO, "a")
+    with pytest.raises(StudentError, match="agent-pairs"):
+        tenant.train(examples(), seed=1, fresh=True)
+    assert tenant.train([], seed=1, fresh=True)["steps"] == 0
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What cannot be read
+
+
+def test_an_example_that_cannot_be_read_costs_itself_only(base: Base) -> None:
+    tenant = base.open(RECIPE, "a")
+    seen = Example("Which colour?", "red", images=(b"not an image",))
+    assert tenant.train([*examples(), seen], seed=1, fresh=True)["unreadable"] == 1
+    with pytest.raises(StudentError, match="reads text only"):
+        tenant.train([seen], seed=1, fresh=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,3 +122,13 @@ def test_a_picture_of_another_size_is_scaled(base: Base) -> None:
     first, second = (base.prompts.encode("What colour?", (image,)).extras["pixel_values"] for image in (large, own))
     assert first.shape == second.shape
     assert (first - second).abs().max() < 0.02
+
+
+def test_preferences_with_images(base: Base) -> None:
+    recipe = Training(method="full", objective="dpo", epochs=30, learning_rate=5e-3, batch=8, beta=0.5)
+    other = {"red": "blue", "blue": "red"}
+    examples = [example(colour, place) for colour in COLOURS for place in range(0, 28, 2)]
+    pairs = [replace(e, rejected=other[e.response]) for e in examples]
+    report = base.open(recipe, "a").train(pairs, seed=1, fresh=True)
+    assert report["preferred"] == 1.0  # the image decides which of two answers is the better one
+    assert report["margin"] > 1
