@@ -5,9 +5,8 @@
 Each way runs in a process of its own, which trains every student and asks it some problems. Memory is what is above a
 process that has only imported the libraries: peak resident set on the CPU, peak allocated memory on a GPU. Eight
 students share one host and run at the same time, each in a thread of its own as on a cluster. Makespan is compared with
-the sum of the seconds that each of them takes alone on a host, and the slowest student with the fastest, which had equal
-work.
-For the small students, eight hosts with a base of their own are measured too.
+the sum of the seconds that each of them takes alone on a host, and the slowest student with the fastest, which had
+equal work. For the small students, eight hosts with a base of their own are measured too.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from common import STUDENTS, arguments, examples, load, problems, recipe_of, thr
 
 COUNT = 8
 RUNS = 3
-WORK = {"micro-math": (75, 150, 3), "smollm2-135m": (16, 16, 2), "gemma-2-2b": (16, 16, 2)}
+WORK = {"micro-math": (75, 150, 3), "smollm2-135m": (8, 8, 2), "gemma-2-2b": (16, 16, 2)}
 """Examples and problems per iteration, and iterations."""
 
 

@@ -61,6 +61,8 @@ class Usage:
         seconds: Length of that time.
         loads: How often a base was loaded.
         replaced: Hosts that died and were replaced; what they did is not counted.
+        asked: Answers that students were asked for.
+        answered: How many of them were computed: nothing is asked twice of the same version of a student.
     """
 
     hosts: int = 0
@@ -68,6 +70,8 @@ class Usage:
     seconds: float = 0.0
     loads: int = 0
     replaced: int = 0
+    asked: int = 0
+    answered: int = 0
 
     @classmethod
     def of(cls, stats: Sequence[HostStats], replaced: int = 0) -> Usage:
@@ -77,7 +81,13 @@ class Usage:
         """
         starts = [s.first_training for s in stats if s.first_training is not None]
         ends = [s.last_training for s in stats if s.last_training is not None]
-        usage = cls(hosts=len(stats), loads=sum(s.loads for s in stats), replaced=replaced)
+        usage = cls(
+            hosts=len(stats),
+            loads=sum(s.loads for s in stats),
+            replaced=replaced,
+            asked=sum(s.asked for s in stats),
+            answered=sum(s.answered for s in stats),
+        )
         if not starts or not ends or max(ends) <= min(starts):
             return usage
         low, high = min(starts), max(ends)
@@ -96,6 +106,8 @@ class Usage:
             seconds=sum(p.seconds for p in parts),
             loads=sum(p.loads for p in parts),
             replaced=sum(p.replaced for p in parts),
+            asked=sum(p.asked for p in parts),
+            answered=sum(p.answered for p in parts),
         )
 
 

@@ -721,6 +721,11 @@ def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -
                 f"{usage.seconds:.0f} s between first and last training",
                 highlight=False,
             )
+        if usage.asked > usage.answered:
+            console.print(
+                f"{usage.asked:,} answers asked for, {usage.answered:,} computed: the others were known already",
+                highlight=False,
+            )
         if usage.replaced:
             console.print(
                 f"{usage.replaced} student host{'s' if usage.replaced != 1 else ''} died and "

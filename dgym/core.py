@@ -175,10 +175,10 @@ class Rules:
             examples and copies of hidden problems pass: for ablations only.
         test_every_iteration: Whether the test score of every iteration is recorded.
         share: The part of each evaluation split that is used, in (0, 1]: the same first problems for all.
-        counts: How many problems of an evaluation split are used, where that is not said by `share`: spread evenly over
-            the skills, the same first ones for all.
         training_seed: Seed of all training.
         teacher_seed: Seed of all that the teacher does.
+        counts: How many problems of an evaluation split are used, where that is not said by `share`: spread evenly over
+            the skills, the same first ones for all.
     """
 
     # A misspelt field in a TOML file is an error, not a default.
@@ -193,9 +193,9 @@ class Rules:
     gate: bool = True
     test_every_iteration: bool = False
     share: float = 1.0
-    counts: Mapping[Split, int] = field(default_factory=dict)
     training_seed: int = 1
     teacher_seed: int = 1
+    counts: Mapping[Split, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.iterations < 0 or self.generations < 1:

@@ -12,6 +12,7 @@ from dgym.episode import ClosedLoop, overlap_index
 from dgym.errors import DgymError
 from dgym.models.recipe import Recipe
 from dgym.students.host import StudentConfig, StudentHost, configured, local_student
+from dgym.students.names import own_recipe
 
 
 class Gym:
@@ -98,10 +99,11 @@ def make(
         student: Registered name, which draws a variant by seed, or `name:variant`.
         seed: Draws the variant and seeds the training.
         rules: Iterations, budget, protocol.
-        recipe: How the student is trained.
+        recipe: How the student is trained; by default as its family says.
 
     Raises:
         UsageError: If a name is unknown.
     """
     rules = rules or Rules(training_seed=seed, teacher_seed=seed)
-    return Gym(environment, domain, configured(student, seed, recipe or Recipe()), rules)
+    config = configured(student, seed, recipe or Recipe.preset(own_recipe(student)))
+    return Gym(environment, domain, config, rules)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dgym.bench import Progress, Usage, bench, expected_work
+from dgym.cli import _conclude
 from dgym.core import Budget, Rules
 from dgym.display import Watch, bar, duration
 from dgym.errors import UsageError
@@ -33,6 +34,35 @@ def test_busy_counts_work_between_the_first_and_the_last_training_only() -> None
     assert usage.busy == pytest.approx((4 + 2 + 4 + 1) / 20)
     assert usage.loads == 3
     assert Usage.of([HostStats()]).busy is None
+
+
+def test_of_a_host_that_came_later_the_time_before_does_not_count() -> None:
+    one = HostStats(busy=[(0, 10)], first_training=0, last_training=10, started=0)
+    late = HostStats(busy=[(6, 8)], first_training=6, last_training=8, started=6)
+    usage = Usage.of([one, late], replaced=1)
+    assert usage.busy == pytest.approx((10 + 2) / (10 + 4))
+    assert (usage.hosts, usage.seconds, usage.replaced) == (2, 10, 1)
+    assert Usage.of([], replaced=2).replaced == 2
+
+
+def test_parts_of_a_run_add_up() -> None:
+    parts = [Usage(4, 0.5, 10.0, 2, 1), Usage(1, 1.0, 20.0, 3, 0), Usage(2, None, 0.0, 1, 1)]
+    assert Usage.total(parts) == Usage(4, pytest.approx((0.5 * 40 + 1.0 * 20) / 60), 30.0, 6, 2)
+    assert Usage.total([]) == Usage()
+    assert Usage.total(parts[2:]).busy is None
+
+
+@pytest.mark.parametrize(
+    ("replaced", "line"),
+    [(0, None), (1, "1 student host died and was replaced"), (2, "2 student hosts died and were replaced")],
+)
+def test_the_last_lines_tell_of_hosts_that_died(tmp_path: Path, replaced: int, line: str | None) -> None:
+    summary = bench([spec()], tmp_path)
+    summary.usage.replaced = replaced
+    out = io.StringIO()
+    _conclude(summary, tmp_path, Console(file=out, width=120), as_json=False)
+    assert "Results and leaderboard.md are in" in out.getvalue()
+    assert (line in out.getvalue()) if line else ("died" not in out.getvalue())
 
 
 def test_the_longest_episodes_start_first_and_the_same_episode_runs_once(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ RECORDS = [
     VERDICT,
     core.Message("user", "What is this?", (PNG,)),
     core.Curriculum(("sum",), ("angle",), {"sum": 2.0}, {"sum": 9}, ("sum",)),
-    core.Rules(5, BUDGET, "continue", 2, "paper", False, False, True, 0.5, 3, 4),
+    core.Rules(5, BUDGET, "continue", 2, "paper", False, False, True, 0.5, 3, 4, {"test": 5}),
     core.Brief(
         "d",
         "e",

@@ -153,10 +153,10 @@ def test_a_share_is_the_same_first_problems_of_each_skill(play, scripted):
 def test_counts_take_from_the_skills_in_turns():
     problems = FakeDomain().problems("test")
     skills = sorted({p.skill for p in problems})
-    for count in (1, len(skills), 3 * len(skills) + 1):
-        chosen = first_of(problems, count)
+    for wanted in (1, len(skills), 3 * len(skills) + 1):
+        chosen = first_of(problems, wanted)
         each = [sum(p.skill == s for p in chosen) for s in skills]
-        assert len(chosen) == count
+        assert len(chosen) == wanted
         assert max(each) - min(each) <= 1
         assert [p for p in problems if p in chosen] == list(chosen)
     assert list(first_of(problems, 10**6)) == list(problems)

@@ -66,6 +66,7 @@ class RayBackend:
             UsageError: If the cluster cannot be reached, or if what was asked for does not fit it.
             InfrastructureError: If Ray itself fails; what is finished stays finished.
         """
+        Wishes(gpus_per_host=self.gpus_per_host).check()
         quiet(self.verbose)
         _must_answer(self.address)
         import ray
@@ -96,7 +97,7 @@ class RayBackend:
             name = f"dgym-desk-{uuid4().hex}"
             desk = start_desk(job.chat, name)
             workers = start_workers(self.workers, job.chat, name)
-            return Usage.total([self._part(part, plan, report, workers, desk) for part, plan in todo])
+            return Usage.total([self._part(part, plan, report, workers, (name, desk)) for part, plan in todo])
         finally:
             if desk is not None:
                 stop_servers(desk)
@@ -117,16 +118,16 @@ class RayBackend:
         wishes = Wishes(hosts, threads, self.per_host, self.gpus_per_host)
         return plan(there, need, wishes, grows=self.address is not None)
 
-    def _part(self, job: Job, plan: Plan, report: Report, workers: Sequence[Any], desk: Any) -> Usage:
+    def _part(self, job: Job, plan: Plan, report: Report, workers: Sequence[Any], desk: tuple[str, Any]) -> Usage:
         import ray
 
         from dgym.cluster.hosts import end_hosts, host_stats, start_manager
 
         hosts = min(len(job.episodes), plan.hosts)
-        manager = start_manager(hosts, plan.tenants, plan.gpus)
+        manager = start_manager(hosts, plan.tenants, plan.gpus, job.chat, desk[0])
         ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
         try:
-            self._tune(job, report, Shared(manager, workers, desk), hosts * plan.tenants)
+            self._tune(job, report, Shared(manager, workers, desk[1]), hosts * plan.tenants)
             return Usage.of(*host_stats(manager))
         finally:
             end_hosts(manager)

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import ray
 
+from dgym.chat import session
+from dgym.cluster.chat import remote_session
 from dgym.errors import InfrastructureError, StudentError
 from dgym.students.host import HostedStudent, HostStats, StudentConfig, StudentHost
 
@@ -100,13 +102,35 @@ class HostManager:
         return sum(slot.number for slot in self._slots)
 
 
-def start_manager(count: int, tenants: int, gpus_per_host: float = 0.0) -> Any:
+class HostActor(StudentHost):
+    """A student host that knows the run's session: students behind an endpoint share its limiters, record and purse.
+
+    Args:
+        settings: What a person chose for language-model calls.
+        desk: Name of the `ChatDesk` that the run's processes share; empty where there is none.
+    """
+
+    def __init__(self, settings: session.Settings, desk: str) -> None:
+        if desk:
+            session.begin(remote_session(settings, ray.get_actor(desk)))
+        super().__init__()
+
+
+def start_manager(
+    count: int,
+    tenants: int,
+    gpus_per_host: float = 0.0,
+    settings: session.Settings = session.DEFAULT,
+    desk: str = "",
+) -> Any:
     """Starts hosts and their manager: on a GPU share each, else on the custom resource where the cluster has it.
 
     Args:
         count: How many hosts.
         tenants: Students at a time on each.
         gpus_per_host: GPUs of each.
+        settings: See `HostActor`.
+        desk: See `HostActor`.
     """
     options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": tenants + SPARE}
     if gpus_per_host:
@@ -116,15 +140,17 @@ def start_manager(count: int, tenants: int, gpus_per_host: float = 0.0) -> Any:
     else:
         options["scheduling_strategy"] = "SPREAD"
     manager = ray.remote(HostManager).options(num_cpus=0)
-    return manager.remote(count, _Start(options), _end)
+    return manager.remote(count, _Start(options, settings, desk), _end)
 
 
 @dataclass(frozen=True)
 class _Start:
     options: Mapping[str, Any]
+    settings: session.Settings
+    desk: str
 
     def __call__(self) -> Any:
-        return ray.remote(StudentHost).options(**self.options).remote()
+        return ray.remote(HostActor).options(**self.options).remote(self.settings, self.desk)
 
 
 def _end(host: Any) -> None:

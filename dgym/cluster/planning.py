@@ -63,11 +63,9 @@ def machines(here: bool, need: Need) -> list[Machine]:
         found = this_machine(gpus_too=need.accelerator)
         return [replace(found, gpus=sum(machine.gpus for machine in told.values()))]
     if need.accelerator or (need.base is not None and not is_small(need.base)):
-        look = ray.remote(this_machine).options(num_cpus=0)
-        asked = {
-            node: look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote()
-            for node in told
-        }
+        look = ray.remote(this_machine)
+        there = {node: NodeAffinitySchedulingStrategy(node, soft=False) for node in told}
+        asked = {node: look.options(num_cpus=0, scheduling_strategy=there[node]).remote() for node in told}
         for node, ref in asked.items():
             with contextlib.suppress(ray.exceptions.RayError):  # it went meanwhile, or has no time to answer
                 seen: Machine = ray.get(ref, timeout=60)

@@ -176,6 +176,11 @@ class Base:
 
         self.engine = vllm_engine(str(self.folder), self.device, self.precision, self.prompts.ends)
 
+    def close(self) -> None:
+        """Ends what answers for it."""
+        if self.engine is not None:
+            self.engine.close()
+
     def _new_slot(self, config: LoraConfig, seed: int) -> None:
         """Puts a new adapter into its place."""
         # Adapter weights are drawn from the global generator; nobody else may notice.

@@ -136,6 +136,8 @@ class HostStats:
         last_training: When the last training ended.
         loads: How often a base was loaded.
         tenants: Students open just now.
+        asked: Answers that its students were asked for.
+        answered: How many of them were computed; those that do not count them are left out of both.
         started: When the host was made.
         process: Its process's id.
     """
@@ -145,6 +147,8 @@ class HostStats:
     last_training: float | None = None
     loads: int = 0
     tenants: int = 0
+    asked: int = 0
+    answered: int = 0
     started: float = 0.0
     process: int = 0
 
@@ -285,6 +289,10 @@ class StudentHost:
         if ended is not None and student is not None:
             with self._turn(lease, ended):
                 student.close()
+            with self._lock:
+                asked, answered = _counts(student)
+                self._stats.asked += asked
+                self._stats.answered += answered
             if not hasattr(ended.base, "turns"):
                 turns_of(ended.config.device).forget(lease)
 
@@ -293,7 +301,12 @@ class StudentHost:
         with self._lock:
             turns, started = list(self._turns.values()), self._stats.started
             out = HostStats(**vars(self._stats))
-            out.tenants = sum(entry.student is not None for entry in self._leases.values())
+            students = [entry.student for entry in self._leases.values() if entry.student is not None]
+            out.tenants = len(students)
+            for student in students:
+                asked, answered = _counts(student)
+                out.asked += asked
+                out.answered += answered
         out.busy = union([(max(a, started), b) for t in turns for a, b in t.busy() if b > started])
         return out
 
@@ -365,6 +378,10 @@ class StudentHost:
                 end()
         del end
         gc.collect()  # models refer to themselves
+
+
+def _counts(student: Student) -> tuple[int, int]:
+    return getattr(student, "asked", 0), getattr(student, "answered", 0)
 
 
 def union(intervals: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -115,6 +115,20 @@ class Wishes:
     per_host: int | None = None
     gpus_per_host: float | None = None
 
+    def check(self) -> None:
+        """Checks what can be checked without knowing the machines.
+
+        Raises:
+            UsageError: If the GPUs per host are no number that Ray can count.
+        """
+        gpus = self.gpus_per_host
+        if gpus is None:
+            return
+        if gpus <= 0 or (gpus > 1 and gpus != round(gpus)):
+            raise UsageError(f"A host has a part of a GPU or whole ones, not {gpus:g}.")
+        if gpus < 0.0001:
+            raise UsageError(f"A part of {gpus:g} of a GPU is too small to be counted.")
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -206,11 +220,12 @@ def plan(machines: Sequence[Machine], need: Need, wishes: Wishes = Wishes(), *, 
     """
     if not machines:
         raise ValueError("A plan needs a machine.")
+    wishes.check()
     return (_on_gpus if need.accelerator else _on_cpu)(machines, need, wishes, grows)
 
 
 def _on_cpu(machines: Sequence[Machine], need: Need, wishes: Wishes, grows: bool) -> Plan:
-    if wishes.gpus_per_host:
+    if wishes.gpus_per_host is not None:
         raise UsageError('GPUs per host were asked for, but the students are on the CPU: set device = "cuda".')
     threads = [wishes.threads or default_threads(need.base, m.cores, False) for m in machines]
     # Where hosts may be of different sizes, each is as large as fits the smallest machine.
@@ -247,7 +262,6 @@ def _on_cpu(machines: Sequence[Machine], need: Need, wishes: Wishes, grows: bool
 
 def _on_gpus(machines: Sequence[Machine], need: Need, wishes: Wishes, grows: bool) -> Plan:
     threads = wishes.threads or 1
-    _checked(wishes.gpus_per_host)
     having = [m for m in machines if m.gpus]
     if not having:
         if not grows:
@@ -295,15 +309,6 @@ def _on_one_gpu(machines: Sequence[Machine], need: Need, wishes: Wishes, gpus: i
     by_memory = min(_fitting(m.gpu_memory, one) for m in machines)
     by_main_memory = min(_fitting(m.memory, PROCESS + EPISODE + need.parked) // m.gpus for m in machines)
     return int(max(1, min(SHARING, by_cores, by_memory, by_main_memory)))
-
-
-def _checked(gpus_per_host: float | None) -> None:
-    if gpus_per_host is None:
-        return
-    if gpus_per_host <= 0 or (gpus_per_host > 1 and gpus_per_host != round(gpus_per_host)):
-        raise UsageError(f"A host has a part of a GPU or whole ones, not {gpus_per_host:g}.")
-    if gpus_per_host < 0.0001:
-        raise UsageError(f"A part of {gpus_per_host:g} of a GPU is too small to be counted.")
 
 
 def _at_a_time(need: Need, fitting: Sequence[int]) -> int:

@@ -242,7 +242,7 @@ def test_a_model_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_gguf_file_needs_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "m.gguf").touch()
     monkeypatch.setattr(load, "find_spec", lambda name: None)
-    assert 'pip install gguf' in one_line_of(str(tmp_path / "m.gguf"))
+    assert "pip install gguf" in one_line_of(str(tmp_path / "m.gguf"))
 
 
 def test_pictures_are_not_shown_to_it(folder: Path) -> None:

@@ -52,3 +52,20 @@ def test_the_purse_is_one_for_all_processes(serve_openai, tmp_path: Path) -> Non
     spent = server.seen.answered and episodes.teacher_tokens.sum()
     # What was in flight when the limit was reached is still paid for.
     assert limit <= spent < 2 * limit
+
+
+def test_students_behind_an_endpoint_are_asked_within_the_run_s_session(serve_openai, tmp_path: Path) -> None:
+    server = serve_openai()
+    rules = Rules(iterations=0, counts={"feedback": 6, "selection": 6, "test": 6})
+    spec = EpisodeSpec(teacher="no-data", domain="fake", student="openai:stand-in", rules=rules)
+    backend = RayBackend(hosts=1, workers=1)
+    record = str(tmp_path / "record")
+    refused = bench([spec], tmp_path / "strict", backend=backend, chat=Settings(replay="strict", record=record))
+    assert len(refused.failed) == 1
+    assert server.seen.requests == 0
+    assert not bench([spec], tmp_path / "on", backend=backend, chat=Settings(record=record)).failed
+    asked = server.seen.requests
+    assert asked >= 18
+    again = bench([spec], tmp_path / "again", backend=backend, chat=Settings(replay="strict", record=record))
+    assert not again.failed
+    assert server.seen.requests == asked

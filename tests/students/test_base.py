@@ -15,6 +15,7 @@ from dgym.models.recipe import Recipe
 from dgym.models.text import IGNORED, Encoded, pad_batch
 from dgym.students import base as module
 from dgym.students.base import Base, Tenant
+from dgym.students.host import StudentConfig, StudentHost, _Lease
 
 RECIPE = Recipe(rank=4, alpha=8, learning_rate=2e-2, epochs=2, batch=8, max_new_tokens=6)
 PROBLEMS = FakeDomain().problems("feedback")[:24]
@@ -286,6 +287,9 @@ def test_a_version_of_a_student_is_asked_nothing_twice(base: Base, monkeypatch: 
     assert (tenant.asked, tenant.answered) == (30, 15)
     assert tenant.answer([Problem("another id", p.prompt, "", "") for p in PROBLEMS[:10]]) == first
     assert asked == [10, 5]
+    host = StudentHost()
+    host._leases["lease"] = _Lease(StudentConfig("fake", "a", RECIPE), base, tenant)
+    assert (host.stats().asked, host.stats().answered) == (tenant.asked, tenant.answered) == (40, 15)
     tenant.train(examples(), seed=2, fresh=False)
     tenant.answer(PROBLEMS[:10])
     assert asked == [10, 5, 10]

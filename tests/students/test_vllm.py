@@ -412,7 +412,6 @@ class Learnt:
     """SmolLM2 with an adapter for each lesson, trained for some steps, and its answers by transformers."""
 
     def __init__(self, folder: str) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)
         from transformers import AutoModelForCausalLM
 
         torch.manual_seed(0)
