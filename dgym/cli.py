@@ -166,7 +166,9 @@ def bench(
     if dry_run:
         _estimate(unfinished(spec.episodes(), folder)[1], as_json)
         return
-    with Watch(console, f"dgym {spec.name}", live=console.is_terminal and not verbose) as watch:
+    # Ray's warnings go to the standard output, which with --json belongs to the JSON.
+    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    with Watch(console, f"dgym {spec.name}", live=console.is_terminal and not verbose) as watch, aside:
         summary = run(
             spec.episodes(),
             folder,

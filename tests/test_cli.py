@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dgym import cli
+from dgym.bench import LocalBackend
 
 RUNNER = CliRunner()
 
@@ -95,6 +96,19 @@ def test_an_unwritable_results_folder_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "cannot be written" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_what_ray_prints_meanwhile_is_kept_out_of_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = LocalBackend.run
+
+    def noisy(self: LocalBackend, *args: object) -> object:
+        print("(raylet) WARNING: 8 PYTHON worker processes have been started")
+        return run(self, *args)
+
+    monkeypatch.setattr(LocalBackend, "run", noisy)
+    done = RUNNER.invoke(cli.app, ["bench", "--suite", "smoke", "--backend", "local", "--out", str(tmp_path), "--json"])
+    assert json.loads(done.stdout)["failed"] == []
+    assert "raylet" in done.stderr
 
 
 def test_smoke_runs_ends_with_a_leaderboard_and_is_not_run_twice(tmp_path: Path) -> None:

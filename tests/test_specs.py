@@ -289,10 +289,10 @@ def test_the_seed_draws_the_variant():
 
 
 def test_rules_get_the_seeds_and_the_teachers_budget():
-    rules = Rules(5, Budget(10, 20, 30), "continue", 2, "paper", False, False, True, 0.5, {"test": 9})
+    rules = Rules(5, Budget(10, 20, 30), "continue", 2, "paper", False, False, True, 0.5, counts={"test": 9})
     spec = BASE.model_copy(update={"rules": rules, "seeds": Seeds(variant=1, training=7, teacher=8)})
     seeded = spec.seeded_rules(make_teacher("ceiling"))
-    assert seeded == Rules(5, Budget(100, 200, 300), "continue", 2, "paper", False, False, True, 0.5, {"test": 9}, 7, 8)
+    assert seeded == Rules(5, Budget(100, 200, 300), "continue", 2, "paper", False, False, True, 0.5, 7, 8, {"test": 9})
     assert spec.seeded_rules(make_teacher("uniform")).budget == Budget(10, 20, 30)
     open_budget = BASE.model_copy(update={"rules": Rules(budget=Budget(10))}).seeded_rules(make_teacher("ceiling"))
     assert open_budget.budget == Budget(100)

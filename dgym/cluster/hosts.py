@@ -26,6 +26,10 @@ PLACING: Final = 300.0
 SPARE: Final = 4
 """Calls beside those of its students that a host takes at a time: to end leases, and to tell statistics."""
 
+ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
+"""For the processes of hosts. Students compute one at a time but in different threads, for each of which glibc would keep
+freed memory: without this, a host of the students that ship takes 1130 MB instead of 850."""
+
 # Ray tells of a dead host in several ways, depending on where it notices. A result that was lost with it counts too:
 # asking again is harmless, as training and answers are deterministic.
 DIED: Final = (
@@ -132,7 +136,12 @@ def start_manager(
         settings: See `HostActor`.
         desk: See `HostActor`.
     """
-    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": tenants + SPARE}
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_restarts": 0,
+        "max_concurrency": tenants + SPARE,
+        "runtime_env": {"env_vars": ENVIRONMENT},
+    }
     if gpus_per_host:
         options["num_gpus"] = gpus_per_host
     elif ray.cluster_resources().get(HOST_RESOURCE, 0) >= count:

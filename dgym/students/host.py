@@ -410,8 +410,11 @@ def _serve(base: Base, family: str) -> None:
 
 def _set_threads(count: int) -> None:
     """Sets the threads of torch, if it is in use: another base of the process may have been loaded with others."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != count:
+    if "torch" not in sys.modules:
+        return
+    import torch  # which waits, where another thread imports it just now: what is in sys.modules may be half of it
+
+    if torch.get_num_threads() != count:
         torch.set_num_threads(count)
 
 

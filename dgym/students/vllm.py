@@ -360,7 +360,8 @@ class _VllmEngine:
         status, said = self._post(
             url, "/v1/completions", {"model": name, **asked}, _TIMEOUT + _TIMEOUT_PER_PROMPT * prompts
         )
-        if status == 404:  # started anew by another thread, between the loading and the asking
+        if status == 404 and kept is not None:  # such as a server that was started anew at the same address
+            kept.loaded = None
             raise _LostError(_reason(said))
         if status == 400:
             raise StudentError(f"vLLM does not answer this: {_reason(said)} Shorten it, or {ELSEWHERE}.")
@@ -514,8 +515,11 @@ def _visible(device: str) -> str:
 
 def _give_back_memory() -> None:
     """Hands what this process keeps of a GPU's memory without using it to the server, which takes it itself."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if "torch" not in sys.modules:
+        return
+    import torch  # which waits, where another thread imports it just now
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
 
 

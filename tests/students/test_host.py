@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -385,3 +386,25 @@ def test_a_failed_loading_is_no_lease_and_may_be_tried_again(watched) -> None:
     family.loading = lambda: None
     host.open("lease", config())
     assert host.stats().tenants == 1
+
+
+def test_a_thread_that_imports_torch_just_now_is_waited_for(tmp_path: Path) -> None:
+    """A host of Ray answers one student while it loads the base of another."""
+    (tmp_path / "torch.py").write_text(
+        "import time\ntime.sleep(0.5)\ncount = 9\n"
+        "def get_num_threads(): return count\n"
+        "def set_num_threads(n):\n    global count\n    count = n\n"
+    )
+    code = (
+        "import sys, threading, time\n"
+        "from dgym.students.host import _set_threads\n"
+        f"sys.path.insert(0, {str(tmp_path)!r})\n"
+        "assert 'torch' not in sys.modules\n"
+        "thread = threading.Thread(target=__import__, args=('torch',))\n"
+        "thread.start()\n"
+        "while 'torch' not in sys.modules: time.sleep(0.001)\n"
+        "_set_threads(3)\n"
+        "assert sys.modules['torch'].count == 3\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

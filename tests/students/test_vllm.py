@@ -23,7 +23,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.utils import get_peft_model_state_dict
 
-from dgym.chat.servers import ModelServer, Serving
+from dgym.chat.servers import ModelServer, Serving, _free_port
 from dgym.errors import DgymError, InfrastructureError, StudentError
 from dgym.models.prompts import Prompt, Prompts
 from dgym.models.text import Encoded, generate, pad_batch
@@ -200,8 +200,10 @@ def test_on_the_cpu_the_base_is_not_in_a_batch_with_versions(serve, tmp_path: Pa
             answers.result(SOON)
 
 
-def test_a_higher_rank_starts_the_server_anew(serve) -> None:
+def test_a_higher_rank_starts_the_server_anew(serve, monkeypatch: pytest.MonkeyPatch) -> None:
     engine, seen = serve(max_rank=64)
+    port = _free_port("127.0.0.1")
+    monkeypatch.setattr("dgym.chat.servers._free_port", lambda host: port)  # at the same address, of all
     small, large = version("small", rank=8), version("large", rank=33)
     first = engine.answer(PROMPTS, small, 12)
     assert engine.answer(PROMPTS, large, 12) != first
@@ -236,6 +238,15 @@ def test_a_server_that_died_is_started_again_and_given_the_versions_once(serve) 
     assert "$DGYM_VLLM_STUDENT_ARGS" in str(caught.value)
     engine.forget("t-0")
     engine.sleep()
+
+
+def test_a_version_that_the_server_lost_is_loaded_again(serve) -> None:
+    engine, seen = serve()
+    before = engine.answer(PROMPTS, version("v"), 12)
+    assert engine._post(engine._url, "/v1/unload_lora_adapter", {"lora_name": "v"})[0] == 200
+    assert engine.answer(PROMPTS, version("v"), 12) == before
+    assert seen.loads() == ["v", "v"]
+    assert len(seen.did("start")) == 1
 
 
 def test_answers_that_are_waited_for_survive_the_server(serve, tmp_path: Path) -> None:
@@ -415,7 +426,6 @@ class Learnt:
         from transformers import AutoModelForCausalLM
 
         torch.manual_seed(0)
-        self.folder = folder
         self.prompts = Prompts.load(folder, False)
         self.ends = self.prompts.ends
         self.encoded = [self.prompts.encode(text) for text in ASKED]
@@ -487,13 +497,14 @@ def learnt() -> Learnt:
 
 
 @pytest.fixture(scope="module")
-def engine(learnt: Learnt, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnswerEngine]:
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnswerEngine]:
     """One engine for all tests, with places for two versions at a time."""
+    folder = os.environ["DGYM_TEST_VLLM_MODEL"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DGYM_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HUB_OFFLINE", "1")
         patch.delenv("DGYM_VLLM_STUDENT_ARGS", raising=False)
-        made = vllm_engine(learnt.folder, "cpu", "float32", learnt.ends, max_rank=RANK, max_loras=2)
+        made = vllm_engine(folder, "cpu", "float32", Prompts.load(folder, False).ends, max_rank=RANK, max_loras=2)
         yield made
         made.close()
 
@@ -582,6 +593,23 @@ def test_a_new_version_answers_otherwise_and_the_base_as_before(learnt: Learnt, 
     engine.forget("sums-v1")
     assert engine.answer(some, newer, TOKENS) == after
     assert engine.answer(some, None, TOKENS) == base
+
+
+@pytest.mark.vllm
+def test_what_vllm_refuses_is_said_in_a_line_and_harms_nobody(engine: AnswerEngine) -> None:
+    asked = [Prompt((1, 2, 3))]
+    before = engine.answer(asked, None, 4)
+    cases = [
+        ([*asked, Prompt((5,) * 9000)], None, "context length"),
+        (asked, version("dora", use_dora=True), "DoRA"),
+        (asked, version("strangely shaped"), "cannot load the adapter strangely shaped"),
+    ]
+    for prompts, who, words in cases:
+        with pytest.raises(StudentError, match=words) as caught:
+            engine.answer(prompts, who, 4)
+        print(caught.value)
+        assert "\n" not in str(caught.value)
+    assert engine.answer(asked, None, 4) == before
 
 
 @pytest.mark.vllm
