@@ -22,7 +22,7 @@ from common import STUDENTS, arguments, examples, load, problems, recipe_of, thr
 
 COUNT = 8
 RUNS = 3
-WORK = {"micro-math": (75, 150, 3), "smollm2-135m": (8, 8, 2), "gemma-2-2b": (16, 16, 2)}
+WORK = {"micro-math": (75, 150, 3), "smollm2-135m": (8, 8, 1), "gemma-2-2b": (16, 16, 2)}
 """Examples and problems per iteration, and iterations."""
 
 
