@@ -20,7 +20,7 @@ import time
 from common import arguments, examples, load, medians, recipe_of, synchronised, threads_of
 
 ROUNDS = 3
-SIZES = {"micro-math": 400, "smollm2-135m": 32, "gemma-2-2b": 128}
+SIZES = {"micro-math": 400, "smollm2-135m": 24, "gemma-2-2b": 128}
 TRL_WAYS = {
     "trl": {},
     "trl grouped by length": {"train_sampling_strategy": "group_by_length"},
