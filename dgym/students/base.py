@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import math
 import os
 import threading
 import warnings
@@ -187,7 +188,9 @@ class Base:
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT on replacing the only adapter
             torch.manual_seed(seed)
-            if self.peft is None:
+            if self.peft is not None and self._config == config:
+                _draw_anew(self.peft)
+            elif self.peft is None:
                 self.peft = get_peft_model(self.model, copy.copy(config), adapter_name=_SLOT)
             else:
                 self.peft.delete_adapter(_SLOT)
@@ -500,12 +503,29 @@ def merged(model: PeftModel, adapter: str) -> Iterator[None]:
         return
     originals = [layer.get_base_layer().weight.data for layer in layers]
     try:
-        for layer in layers:
-            layer.merge(safe_merge=True, adapter_names=[adapter])  # into a copy
-            layer.forward = layer.get_base_layer().forward  # past PEFT's own, which only asks whether it is merged
+        with torch.no_grad():
+            for layer, original in zip(layers, originals, strict=True):
+                plain = layer.get_base_layer()
+                plain.weight.data = original + layer.get_delta_weight(adapter).to(original.dtype)
+                layer.forward = plain.forward  # past PEFT's own, which would add the product once more
         yield
     finally:
         for layer, original in zip(layers, originals, strict=True):
             layer.__dict__.pop("forward", None)
             layer.get_base_layer().weight.data = original
-            layer.merged_adapters.clear()
+
+
+def _draw_anew(model: PeftModel) -> None:
+    """Draws a new adapter into the place of the old one: the same numbers as PEFT gives a new one, a good deal sooner.
+
+    PEFT makes two linear layers, each of which draws its weights, and then draws A again and sets B to 0.
+    """
+    with torch.no_grad():
+        for layer in (m for m in model.modules() if isinstance(m, LoraLayer) and _SLOT in m.lora_A):
+            a, b = layer.lora_A[_SLOT].weight, layer.lora_B[_SLOT].weight
+            drawn = torch.empty(a.shape)  # on the CPU, as PEFT does, whatever the device
+            for new in (drawn, torch.empty(b.shape), drawn):
+                torch.nn.init.kaiming_uniform_(new, a=math.sqrt(5))
+            a.copy_(drawn)
+            b.zero_()
+            a.grad = b.grad = None
