@@ -12,6 +12,7 @@ equal work. For the small students, eight hosts with a base of their own are mea
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -109,6 +110,7 @@ def measure(way: str, student: str, device: str, threads: int) -> None:
 def main() -> None:
     """Measures the ways side by side."""
     parser = arguments(__doc__)
+    parser.add_argument("--runs", type=int, default=RUNS, help="runs of each way")
     parser.add_argument("--way", choices=["one", "alone", "tenants", "separate"], help="run one way and print JSON")
     args = parser.parse_args()
     assert args.student in STUDENTS
@@ -118,14 +120,17 @@ def main() -> None:
         return
     ways = ["one", "alone", "tenants", *(["separate"] if args.student == "micro-math" else [])]
     found: dict[str, list[dict]] = {way: [] for way in ways}
-    for _ in range(RUNS):
+    for _ in range(args.runs):
         for way in ways:
             options = ["--student", args.student, "--device", args.device, "--threads", str(threads), "--way", way]
-            done = subprocess.run([sys.executable, __file__, *options], check=True, capture_output=True, text=True)
+            # As the cluster starts hosts: glibc would keep freed memory for each of the students' threads.
+            environment = os.environ | {"MALLOC_ARENA_MAX": "2"}
+            command = [sys.executable, __file__, *options]
+            done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
             found[way].append(json.loads(done.stdout.splitlines()[-1]))
 
     def middle(way: str, what) -> float:
-        return sorted(what(run) for run in found[way])[RUNS // 2]
+        return sorted(what(run) for run in found[way])[args.runs // 2]
 
     memory = {way: middle(way, lambda r: r["memory"]) for way in ways}
     alone, together = (middle(way, lambda r: r["makespan"]) for way in ("alone", "tenants"))
