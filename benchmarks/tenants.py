@@ -124,7 +124,7 @@ def main() -> None:
         for way in ways:
             options = ["--student", args.student, "--device", args.device, "--threads", str(threads), "--way", way]
             # As the cluster starts hosts: glibc would keep freed memory for each of the students' threads.
-            environment = os.environ | {"MALLOC_ARENA_MAX": "2"}
+            environment = os.environ | {"MALLOC_ARENA_MAX": "1"}
             command = [sys.executable, __file__, *options]
             done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
             found[way].append(json.loads(done.stdout.splitlines()[-1]))

@@ -26,9 +26,9 @@ PLACING: Final = 300.0
 SPARE: Final = 4
 """Calls beside those of its students that a host takes at a time: to end leases, and to tell statistics."""
 
-ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "2"}
+ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1"}
 """For the processes of hosts. Students compute one at a time but in different threads, for each of which glibc would
-keep freed memory: without this, a host of the students that ship takes 1130 MB instead of 850."""
+keep freed memory: without this, eight tenants of SmolLM2 take nearly twice what one takes (`benchmarks/tenants.py`)."""
 
 # Ray tells of a dead host in several ways, depending on where it notices. A result that was lost with it counts too:
 # asking again is harmless, as training and answers are deterministic.
