@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -9,6 +10,7 @@ from typing import Any, Final
 import ray
 
 from dgym.chat import session
+from dgym.chat.servers import GRACE
 from dgym.cluster.chat import remote_session
 from dgym.errors import InfrastructureError, StudentError
 from dgym.students.host import HostedStudent, HostStats, StudentConfig, StudentHost
@@ -22,6 +24,9 @@ REPLACEMENTS: Final = 3
 
 PLACING: Final = 300.0
 """Seconds in which a replacement must have started; where a machine is gone for good, there is no room for one."""
+
+FREEING: Final = 2.0
+"""Seconds that the driver of a GPU may take to give back the memory of a process that was killed."""
 
 SPARE: Final = 4
 """Calls beside those of its students that a host takes at a time: to end leases, and to tell statistics."""
@@ -265,6 +270,10 @@ class Leased:
                 f"{method}: {cause(error)}"
             ) from error
         self._host, self._number = ray.get(self._manager.replace.remote(self._lease, self._number))
+        if self._config.engine == "vllm":
+            time.sleep(GRACE)  # the dead host's server ends within that, and holds its memory until then
+        elif self._config.device != "cpu":
+            time.sleep(FREEING)
         started, _ = ray.wait([self._host.stats.remote()], timeout=PLACING)
         if not started:
             raise InfrastructureError(

@@ -7,7 +7,9 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -137,6 +139,11 @@ class _Raises(FakeStudent):
     def answer(self, problems):
         raise ValueError("no answer")
 
+class Served(Family):
+    student = FakeStudent
+    def use_vllm(self):
+        pass
+
 class Waits(Family):
     student = _Waits
 
@@ -230,6 +237,22 @@ def test_tenants_of_a_host_that_dies_go_on_from_their_last_training(opened, mana
     (stats,), replaced = host_stats(manager)
     assert replaced == 1, "one death, however many noticed"
     assert stats.tenants == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "seconds"), [({"engine": "vllm"}, hosts.GRACE), ({"device": "cuda"}, hosts.FREEING)]
+)
+def test_a_dead_hosts_memory_is_waited_for(
+    manager, root, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], seconds: float
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(hosts, "time", SimpleNamespace(sleep=slept.append))
+    student = open_student(manager, "lease", replace(FAKE, family=f"{root / 'students.py'}:Served", **change))
+    before = student.answer(PROBLEMS)
+    assert slept == []
+    kill(manager)
+    assert student.answer(PROBLEMS) == before
+    assert slept == [seconds]
 
 
 def test_a_training_in_which_the_host_dies_is_done_again(opened, manager, root) -> None:
