@@ -44,6 +44,9 @@ _WEIGHTS = "student.safetensors"
 _SLOT: Final = "student"
 """Name of the one adapter that the model has."""
 
+_SERVED_BY: Final = ("DGYM_VLLM", "DGYM_VLLM_STUDENT_ARGS")
+"""Variables of the environment that say what answers where vLLM does."""
+
 State = dict[str, torch.Tensor]
 
 _NUMBERS = count(1)  # of students of all bases in this process: they share devices, and take turns by name
@@ -171,7 +174,7 @@ class Base:
         """Lets a vLLM server answer for this base's students.
 
         Raises:
-            UsageError: If vLLM is not installed.
+            StudentError: If vLLM is not installed.
         """
         from dgym.students.vllm import vllm_engine
 
@@ -385,7 +388,7 @@ class Tenant:
                 torch.__version__,
                 self._recipe.max_new_tokens,
                 [[p.prompt, *(hashlib.blake2b(i, digest_size=16).hexdigest() for i in p.images)] for p in problems],
-                *(["vllm"] if base.engine is not None else []),
+                *(["vllm", *(os.environ.get(n, "") for n in _SERVED_BY)] if base.engine is not None else []),
             ]
         )
         path = cache_folder() / "answers" / f"{key}.json"
