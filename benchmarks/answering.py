@@ -4,8 +4,9 @@
 
 Bare `generate` is transformers' own on a model that the adapter was merged into for good, with prompts tokenised and
 sorted by length beforehand; it is tried at several batch sizes, and the fastest counts. dgym's side is what an episode
-pays: encoding, merging the adapter in and out, generation, decoding. With `--vllm` a vLLM server answers the same
-problems with the same adapter (`$DGYM_VLLM` names the command where vLLM stands in another environment).
+pays: merging the adapter in and out, generation, decoding. With `--vllm` a vLLM server answers the same problems with
+the same adapter (`$DGYM_VLLM` names the command where vLLM stands in another environment). Every round asks other
+problems, so that none is known already.
 """
 
 from __future__ import annotations
@@ -54,49 +55,43 @@ def main() -> None:
     torch.set_num_threads(threads)
     base, recipe = load(args.student, args.device, threads), recipe_of(args.student)
     count = SIZES[args.student]
-    asked = problems(count)
+    rounds = [problems(count * ROUNDS)[i::ROUNDS] for i in range(ROUNDS)]
     tenant = base.open(recipe, "a")
     tenant.train(examples(64), seed=1, fresh=True)
-    tenant.answer(asked)  # encodes the prompts, as the first iteration of an episode does
     merged = copy.deepcopy(base.peft).merge_and_unload()
-    prompts = sorted((base.prompts.encode(p.prompt).ids for p in asked), key=len)
     pad, ends, limit = base.prompts.pad, base.prompts.ends, recipe.max_new_tokens
-
-    def ours() -> None:
-        tenant._answers.clear()
-        tenant.answer(asked)
-
-    ways = {"dgym": ours}
+    ways = {"dgym": lambda asked, prompts: tenant.answer(asked)}
     for size in BATCHES:
         if size <= 2 * count:
-            ways[f"generate, batches of {size}"] = lambda size=size: bare(merged, prompts, pad, ends, limit, size)
+            ways[f"generate, batches of {size}"] = lambda asked, prompts, size=size: bare(
+                merged, prompts, pad, ends, limit, size
+            )
     if args.vllm:
         other = load(args.student, args.device, threads)
         other.use_vllm()
         served = other.open(recipe, "a")
         served.restore(tenant.snapshot())
-        served.answer(asked[:2])  # starts the server
-
-        def vllm() -> None:
-            served._answers.clear()
-            served.answer(asked)
-
-        ways["vllm"] = vllm
+        served.answer(problems(count * ROUNDS + 1)[-1:])  # starts the server
+        ways["vllm"] = lambda asked, prompts: served.answer(asked)
     times: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(ROUNDS):
+    same = 0
+    for asked in rounds:
+        # An episode encodes its problems once, in its first iteration.
+        prompts = sorted((base.prompts.encode(p.prompt).ids for p in asked), key=len)
         for way, work in ways.items():
             start = time.perf_counter()
-            work()
+            work(asked, prompts)
             synchronised(args.device)
             times[way].append(time.perf_counter() - start)
+        if args.vllm:
+            same += sum(a == b for a, b in zip(served.answer(asked), tenant.answer(asked), strict=True))
     middle = medians(times)
     for way, seconds in middle.items():
         print(f"{way}: {count / seconds:.2f} answers/s")
     best = min((way for way in middle if way.startswith("generate")), key=lambda way: middle[way])
     print(f"dgym / bare generate at its best ({best}): {middle[best] / middle['dgym']:.2f}")
     if args.vllm:
-        same = sum(a == b for a, b in zip(served.answer(asked), tenant.answer(asked), strict=True))
-        print(f"dgym / vLLM: {middle['vllm'] / middle['dgym']:.2f}; {same} of {count} answers are the same")
+        print(f"dgym / vLLM: {middle['vllm'] / middle['dgym']:.2f}; {same} of {count * ROUNDS} answers are the same")
 
 
 if __name__ == "__main__":

@@ -61,10 +61,11 @@ def examples(count: int, seed: int = 0) -> list[Any]:
 
 
 def problems(count: int) -> list[Any]:
-    """Returns problems of the domain math."""
+    """Returns problems of the domain math, those of the test split first; there are 2,000."""
     from dgym.domains.math import MathDomain
 
-    return list(MathDomain().problems("test"))[:count]
+    domain = MathDomain()
+    return [p for split in ("test", "selection", "feedback") for p in domain.problems(split)][:count]
 
 
 def medians(times: dict[str, list[float]]) -> dict[str, float]:

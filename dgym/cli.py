@@ -687,7 +687,7 @@ def _estimate(todo: Sequence[Identity], as_json: bool) -> None:
 def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -> None:
     from dgym import ablation
     from dgym import leaderboard as board
-    from dgym.display import spending
+    from dgym.display import host_report, spending
     from dgym.results import open as open_run
 
     results = open_run(folder)
@@ -715,28 +715,9 @@ def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -
         console.print(built.rich(console.width))
         if found:
             console.print(ablation.rich(found))
-    if not as_json:
-        usage = summary.usage
-        if usage.busy is not None:
-            console.print(
-                f"{usage.hosts} student host{'s' if usage.hosts != 1 else ''}, busy {usage.busy:.0%} of the "
-                f"{usage.seconds:.0f} s between first and last training",
-                highlight=False,
-            )
-        if usage.asked > usage.answered:
-            console.print(
-                f"{usage.asked:,} answers asked for, {usage.answered:,} computed: the others were known already",
-                highlight=False,
-            )
-        if usage.replaced:
-            console.print(
-                f"{usage.replaced} student host{'s' if usage.replaced != 1 else ''} died and "
-                f"{'were' if usage.replaced != 1 else 'was'} replaced; their students went on from their last training",
-                highlight=False,
-            )
-        spent = spending(results.episodes)
-        if spent:
-            console.print(spent, highlight=False)
+        for line in (*host_report(summary.usage), spending(results.episodes)):
+            if line:
+                console.print(line, highlight=False)
         console.print(f"Results and leaderboard.md are in {folder}", highlight=False)
     if summary.failed:
         raise DgymError(f"{len(summary.failed)} of {summary.total} episodes failed; the same command runs them again.")

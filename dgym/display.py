@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from dgym.bench import Progress, expected_work
+from dgym.bench import Progress, Usage, expected_work
 from dgym.core import Step
 from dgym.specs import Identity
 
@@ -140,6 +140,26 @@ class Watch:
         done = Table.grid()  # a bar alone would not end its line
         done.add_row(ProgressBar(total=1.0, completed=share, width=60))
         return Group(head, done, table)
+
+
+def host_report(usage: Usage) -> list[str]:
+    """Says in a few lines how the student hosts of a run were used."""
+
+    def hosts(count: int) -> str:
+        return f"{count} student host{'s' if count != 1 else ''}"
+
+    lines = []
+    if usage.busy is not None:
+        between = f"the {usage.seconds:.0f} s between first and last training"
+        lines.append(f"{hosts(usage.hosts)}, busy {usage.busy:.0%} of {between}")
+    if usage.asked > usage.answered:
+        lines.append(f"{usage.asked:,} answers asked for, {usage.answered:,} computed: the others were known already")
+    if usage.replaced:
+        were = "were" if usage.replaced != 1 else "was"
+        lines.append(
+            f"{hosts(usage.replaced)} died and {were} replaced; their students went on from their last training"
+        )
+    return lines
 
 
 def spending(episodes: pd.DataFrame) -> str:

@@ -11,25 +11,24 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from peft.tuners.lora import LoraLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load, save
 
 from dgym.cache import cache_folder
 from dgym.core import Example, Problem, derive_seed, digest
 from dgym.errors import StudentError
+from dgym.models.adapters import draw_anew, merged
 from dgym.models.load import load_model, locate
 from dgym.models.prompts import Prompt
 from dgym.models.recipe import Recipe
@@ -50,9 +49,6 @@ _SERVED_BY: Final = ("DGYM_VLLM", "DGYM_VLLM_STUDENT_ARGS")
 State = dict[str, torch.Tensor]
 
 _NUMBERS = count(1)  # of students of all bases in this process: they share devices, and take turns by name
-
-MERGE_LIMIT: Final = 2**30
-"""Largest base, in bytes of adapted weights, of which a merged copy is held while answering."""
 
 
 class Base:
@@ -192,7 +188,7 @@ class Base:
             warnings.simplefilter("ignore")  # PEFT on replacing the only adapter
             torch.manual_seed(seed)
             if self.peft is not None and self._config == config:
-                _draw_anew(self.peft)
+                draw_anew(self.peft, _SLOT)
             elif self.peft is None:
                 self.peft = get_peft_model(self.model, copy.copy(config), adapter_name=_SLOT)
             else:
@@ -488,47 +484,3 @@ class Tenant:
         if self._parked is not None:
             return self._parked
         return self._base.in_place(self)
-
-
-@contextmanager
-def merged(model: PeftModel, adapter: str) -> Iterator[None]:
-    """Answers with an adapter's product added to the weights, which takes one multiplication a layer instead of three.
-
-    The base's own weights are set aside and put back: subtracting the product again would not give the same bits.
-
-    Args:
-        model: The shared model with its adapters.
-        adapter: Which one; it must be active.
-    """
-    layers = [m for m in model.modules() if isinstance(m, LoraLayer) and adapter in m.lora_A]
-    if sum(layer.get_base_layer().weight.nbytes for layer in layers) > MERGE_LIMIT:
-        yield
-        return
-    originals = [layer.get_base_layer().weight.data for layer in layers]
-    try:
-        with torch.no_grad():
-            for layer, original in zip(layers, originals, strict=True):
-                plain = layer.get_base_layer()
-                plain.weight.data = original + layer.get_delta_weight(adapter).to(original.dtype)
-                layer.forward = plain.forward  # past PEFT's own, which would add the product once more
-        yield
-    finally:
-        for layer, original in zip(layers, originals, strict=True):
-            layer.__dict__.pop("forward", None)
-            layer.get_base_layer().weight.data = original
-
-
-def _draw_anew(model: PeftModel) -> None:
-    """Draws a new adapter into the place of the old one: the same numbers as PEFT gives a new one, a good deal sooner.
-
-    PEFT makes two linear layers, each of which draws its weights, and then draws A again and sets B to 0.
-    """
-    with torch.no_grad():
-        for layer in (m for m in model.modules() if isinstance(m, LoraLayer) and _SLOT in m.lora_A):
-            a, b = layer.lora_A[_SLOT].weight, layer.lora_B[_SLOT].weight
-            drawn = torch.empty(a.shape)  # on the CPU, as PEFT does, whatever the device
-            for new in (drawn, torch.empty(b.shape), drawn):
-                torch.nn.init.kaiming_uniform_(new, a=math.sqrt(5))
-            a.copy_(drawn)
-            b.zero_()
-            a.grad = b.grad = None

@@ -80,24 +80,37 @@ class _Fixed:
         """Has no memory to give back."""
 
 
+@dataclass(frozen=True)
+class _FixedFamily:
+    """What their families have in common; see `dgym.core.StudentFamily`.
+
+    Attributes:
+        variants: None by name.
+        open: Any text is a variant.
+    """
+
+    variants: tuple[str, ...] = ()
+    open: bool = True
+
+    def bytes(self, variant: str, precision: str) -> int:
+        """Returns how much memory the weights take here: there are none."""
+        return 0
+
+
 # A model behind an endpoint ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class EndpointFamily:
-    """Models behind OpenAI-compatible endpoints; see `dgym.core.StudentFamily`.
+class EndpointFamily(_FixedFamily):
+    """Models behind OpenAI-compatible endpoints.
 
     A variant is an entry of the file of language models (chats.toml), else a model at `$OPENAI_BASE_URL`.
 
     Attributes:
         name: Registered name.
-        variants: None by name.
-        open: Any text is a variant.
     """
 
     name: str = "openai"
-    variants: tuple[str, ...] = ()
-    open: bool = True
 
     def draw(self, seed: int) -> str:
         """Draws nothing; raises a `UsageError` that says what to write."""
@@ -107,10 +120,6 @@ class EndpointFamily:
         """Identifies endpoint and model, whatever machine asks and whatever key it holds."""
         config = _config(variant)
         return digest(["endpoint-1", config.model, _address(config.endpoint), config.extra])
-
-    def bytes(self, variant: str, precision: str) -> int:
-        """Returns how much memory a model takes here: none."""
-        return 0
 
     def load(self, variant: str, device: str, precision: str, threads: int) -> Base:
         """Finds out where the model is; nobody is called yet."""
@@ -230,18 +239,14 @@ def _address(url: str) -> str:
 
 
 @dataclass(frozen=True)
-class StoredFamily:
-    """Files of answers; see `dgym.core.StudentFamily`. A variant is a file's path.
+class StoredFamily(_FixedFamily):
+    """Files of answers. A variant is a file's path.
 
     Attributes:
         name: Registered name.
-        variants: None by name.
-        open: Any path is a variant.
     """
 
     name: str = "answers"
-    variants: tuple[str, ...] = ()
-    open: bool = True
 
     def draw(self, seed: int) -> str:
         """Draws nothing; raises a `UsageError` that says what to write."""
@@ -250,10 +255,6 @@ class StoredFamily:
     def digest(self, variant: str) -> str:
         """Hashes the file."""
         return hashlib.blake2b(_bytes_of(variant), digest_size=16).hexdigest()
-
-    def bytes(self, variant: str, precision: str) -> int:
-        """Returns how much memory the weights take: there are none."""
-        return 0
 
     def load(self, variant: str, device: str, precision: str, threads: int) -> Base:
         """Reads the file.

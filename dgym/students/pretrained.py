@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from dgym.core import Base
@@ -20,12 +21,12 @@ def smollm2_135m() -> SmolLM2Family:
     return SmolLM2Family()
 
 
-class _Pretrained:
+class _Pretrained(ABC):
     """What loads a model by its place; see `dgym.core.StudentFamily`."""
 
+    @abstractmethod
     def locate(self, variant: str) -> Place:
         """Finds a variant without reading its weights."""
-        raise NotImplementedError
 
     def check(self, variant: str) -> None:
         """Checks that a variant is there, without reading its weights.

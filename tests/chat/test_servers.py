@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,25 +23,9 @@ from dgym.chat.local import VllmChat
 from dgym.chat.servers import LocalServers, ModelServer, last_words
 from dgym.errors import InfrastructureError, UsageError
 from tests.chat.conftest import ANSWER, ASKED, KIND
+from tests.waiting import SOON, alive, until
 
 SCRIPT = Path(__file__).with_name("stand_in_vllm.py")
-SOON = 60.0  # seconds in which what is due has long happened
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that ended and that nobody waited for does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from dgym.models.recipe import Recipe
 from dgym.specs import EpisodeSpec, Seeds
 from dgym.students.host import HostedStudent, StudentConfig
 from tests.rows import assert_same_rows
+from tests.waiting import until
 
 PROBLEMS = FakeDomain().problems("feedback")
 FAKE = StudentConfig("fake", "a", Recipe())
@@ -33,13 +33,6 @@ PATIENCE = 60  # seconds after which a test has failed; none waits that long whe
 
 def examples(count: int, seed: int = 0) -> list[Any]:
     return FakeDomain().fresh("add", count, seed)
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.01)
 
 
 # The manager, without Ray ---------------------------------------------------------------------------------------------

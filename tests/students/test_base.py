@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft.tuners.lora import LoraLayer
 
 from dgym.core import Example, Problem
 from dgym.errors import StudentError, UsageError
 from dgym.fakes import FakeDomain
+from dgym.models import adapters
 from dgym.models.recipe import Recipe
 from dgym.models.text import IGNORED, Encoded, pad_batch
 from dgym.students import base as module
@@ -173,9 +175,9 @@ def test_problems_may_be_none(base: Base) -> None:
 def test_answering_with_an_adapter_leaves_the_base_bit_for_bit(base: Base) -> None:
     tenant = base.open(RECIPE, "a")
     tenant.train(examples(), seed=1, fresh=True)
-    layers = [m for m in base.peft.modules() if isinstance(m, module.LoraLayer)]
+    layers = [m for m in base.peft.modules() if isinstance(m, LoraLayer)]
     before = [layer.get_base_layer().weight.clone() for layer in layers]
-    with module.merged(base.peft, module._SLOT):
+    with adapters.merged(base.peft, module._SLOT):
         changed = [not torch.equal(a, b.get_base_layer().weight) for a, b in zip(before, layers, strict=True)]
         assert all("forward" in vars(layer) for layer in layers)
     assert any(changed)
@@ -187,7 +189,7 @@ def test_merged_or_not_the_answers_are_the_same(base: Base, monkeypatch: pytest.
     tenant = base.open(RECIPE, "a")
     tenant.train(examples(), seed=1, fresh=True)
     merged = tenant.answer(PROBLEMS)
-    monkeypatch.setattr(module, "MERGE_LIMIT", 0)
+    monkeypatch.setattr(adapters, "MERGE_LIMIT", 0)
     assert tenant.answer(PROBLEMS) == merged
 
 

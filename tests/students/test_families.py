@@ -117,6 +117,16 @@ def paligemma(folder: Path, text: str = "Gemma") -> None:
     model.save_pretrained(folder)
 
 
+EYES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 16,
+    "patch_size": 4,
+}
+
+
 def gemma3(folder: Path) -> None:
     """An answer ends with the turn, which is not the tokenizer's end of a sequence; images are read both ways."""
     named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
@@ -130,15 +140,7 @@ def gemma3(folder: Path) -> None:
     )
     config = transformers.Gemma3Config(
         text_config=text_config(transformers.Gemma3TextConfig, tokenizer, head_dim=16).to_dict(),
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 4,
-            "vision_use_head": False,
-        },
+        vision_config={**EYES, "vision_use_head": False},
         mm_tokens_per_image=4,
         boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
         eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
@@ -188,15 +190,7 @@ def smolvlm(folder: Path, family: str = "SmolVLM") -> None:
     images = kind(size={"longest_edge": 32}, max_image_size={"longest_edge": 16}, do_image_splitting=True)
     config = getattr(transformers, f"{family}Config")(
         text_config=text_config(transformers.LlamaConfig, tokenizer),
-        vision_config={
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 4,
-            "initializer_range": 0.1,
-        },
+        vision_config={**EYES, "initializer_range": 0.1},
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         scale_factor=2,
         pad_token_id=tokenizer.pad_token_id,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
 
 from dgym.students.turns import Turns, turns_of
+from tests.waiting import until
 
 PATIENCE = 30  # seconds after which a test has failed; none waits that long when it passes
 
@@ -78,13 +78,6 @@ def actor(turns: Turns) -> Iterator[Callable[..., Actor]]:
     yield start
     for one in started:
         one.go_on.set()
-
-
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < end, "it never came true"
-        time.sleep(0.001)
 
 
 def served(turns: Turns, clock: Clock, **seconds: float) -> None:

@@ -29,9 +29,9 @@ from dgym.models.prompts import Prompt, Prompts
 from dgym.models.text import Encoded, generate, pad_batch
 from dgym.students.vllm import AnswerEngine, Version, vllm_engine
 from tests.students.stand_in_students import said
+from tests.waiting import SOON, alive, until
 
 SCRIPT = Path(__file__).with_name("stand_in_students.py")
-SOON = 60.0  # seconds in which what is due has long happened
 ENDS = tuple(range(0, 1000, 20))
 PROMPTS = [Prompt((n, n + 1, n + 2)) for n in range(40)]
 
@@ -46,21 +46,6 @@ def version(name: str, seed: int = 0, rank: int = 8, **config: Any) -> Version:
         for side, shape in (("A", (rank, 4)), ("B", (4, rank)))
     }
     return Version(name, LoraConfig(r=rank, lora_alpha=16, target_modules="all-linear", **config), state)
-
-
-def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SOON
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
 class Server:
