@@ -1,8 +1,8 @@
 """Greedy answers of a text model without work that leads nowhere.
 
-Two things make it faster than transformers' `generate` on a list of short problems: what all prompts begin with (a
-system message, say) is read once, and a row whose answer has ended leaves the batch instead of being computed to the
-end of the longest.
+It spares what transformers' `generate` does beside each step, a good part of the time with small models. With larger
+ones two things more make it faster on a list of short problems: what all prompts begin with (a system message, say) is
+read once, and a row whose answer has ended leaves the batch instead of being computed to the end of the longest.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ LEAVING: Final = 0.25
 
 
 WORTH: Final = 32 * 2**20
-"""Smallest weights, in bytes, for which this saves more than it costs."""
+"""Smallest weights, in bytes, for which sharing and leaving save more than they cost."""
 
 
 def worth_it(model: Any) -> bool:
-    """Whether a model is large enough, and keeps only keys and values of all tokens: these can be shared and cut."""
-    if sum(p.numel() * p.element_size() for p in model.parameters()) < WORTH:
-        return False
+    """Whether a model is large enough for sharing and leaving."""
+    return sum(p.numel() * p.element_size() for p in model.parameters()) >= WORTH
+
+
+def plain(model: Any) -> bool:
+    """Whether a model keeps nothing but keys and values of all tokens, as is taken for granted here."""
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     recurrent = getattr(model, "_is_stateful", False) or getattr(config, "is_encoder_decoder", False)
@@ -37,27 +40,31 @@ def worth_it(model: Any) -> bool:
 
 
 @torch.inference_mode()
-def greedy(model: Any, given: Sequence[Prompt], pad: int, ends: Sequence[int], max_new_tokens: int) -> list[list[int]]:
-    """Answers one batch of prompts.
+def greedy(
+    model: Any, given: Sequence[Prompt], pad: int, ends: Sequence[int], max_new_tokens: int, length: int = 0
+) -> list[list[int]]:
+    """Answers one batch of prompts; where neither sharing nor leaving is worth it, with the bits of `generate`.
 
     Args:
-        model: A causal language model of transformers for which `worth_it` holds.
+        model: A causal language model of transformers for which `plain` holds.
         given: Prompts without images, of similar lengths.
         pad: Token id for padding.
         ends: Token ids of which any ends an answer.
         max_new_tokens: Longest answer.
+        length: To how many tokens prompts are padded, if more than the longest has.
 
     Returns:
         Token ids per answer, without the one that ended it.
     """
     device, prompts = model.device, [p.ids for p in given]
-    shared = _common(prompts)
+    large = worth_it(model)
+    shared = _common(prompts) if large else 0
     cache = DynamicCache(config=model.config)
     if shared:
         model(input_ids=torch.tensor([list(prompts[0][:shared])], device=device), past_key_values=cache)
         if len(prompts) > 1:
             cache.batch_repeat_interleave(len(prompts))
-    length = max(len(p) for p in prompts) - shared
+    length = max(length, *(len(p) for p in prompts)) - shared
     ids = torch.full((len(prompts), length), pad)
     mask = torch.zeros((len(prompts), shared + length), dtype=torch.long)
     mask[:, :shared] = 1
@@ -83,7 +90,7 @@ def greedy(model: Any, given: Sequence[Prompt], pad: int, ends: Sequence[int], m
         if left == 0 or step + 1 == max_new_tokens:
             break
         rows = torch.where(ended, -1, rows)
-        if left <= (1 - LEAVING) * len(rows):
+        if large and left <= (1 - LEAVING) * len(rows):
             kept = (~ended).nonzero()[:, 0]
             cache.batch_select_indices(kept)
             rows, tokens, mask, positions = rows[kept], tokens[kept], mask[kept], positions[kept]

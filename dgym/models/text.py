@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from dgym.models.decode import greedy, worth_it
+from dgym.models.decode import greedy, plain, worth_it
 from dgym.models.memory import halving, sized
 from dgym.models.prompts import PER_TOKEN, Prompt
 
@@ -127,6 +127,10 @@ def _concatenated(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return torch.cat(padded)
 
 
+SMALL_ROWS: Final = 64
+"""Rows of a batch that a small model computes at a time on a CPU, whose caches hold no more."""
+
+
 @torch.inference_mode()
 def generate(
     model: Any,
@@ -153,15 +157,23 @@ def generate(
         Token ids per answer in the order of `prompts`, cut before the first token that ends it.
     """
     ends = [eos] if isinstance(eos, int) else list(eos)
-    # Images, and models that forget or are tiny, are transformers' own business.
-    one_batch = greedy if worth_it(model) and not any(p.extras for p in prompts) else _by_transformers
+    # Images, and models that forget, are transformers' own business.
+    one_batch = greedy if plain(model) and not any(p.extras for p in prompts) else _by_transformers
+    small = one_batch is greedy and not worth_it(model) and str(model.device) == "cpu"
+    rows = SMALL_ROWS if small else batch_size
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].ids), i))
     answers: list[list[int]] = [[] for _ in prompts]
     for chosen in sized(order, batch_size):
 
         def attempt(size: int, chosen: Sequence[int] = chosen) -> list[list[int]]:
-            parts = sized([prompts[i] for i in chosen], size)
-            return [answer for part in parts for answer in one_batch(model, part, pad, ends, max_new_tokens)]
+            made: list[list[int]] = []
+            for part in sized([prompts[i] for i in chosen], size):
+                # Padded as one batch, so that rows have the same bits when fewer of them are computed at a time.
+                length = max(len(p.ids) for p in part)
+                # In even parts: a few rows at the end would be another kernel's, with other bits.
+                for some in sized(part, -(-len(part) // -(-len(part) // rows))):
+                    made += one_batch(model, some, pad, ends, max_new_tokens, length)
+            return made
 
         made, batch_size = halving(attempt, min(batch_size, len(chosen)), model, _TOO_LARGE)
         for i, answer in zip(chosen, made, strict=True):
@@ -170,10 +182,10 @@ def generate(
 
 
 def _by_transformers(
-    model: Any, prompts: Sequence[Prompt], pad: int, ends: Sequence[int], max_new_tokens: int
+    model: Any, prompts: Sequence[Prompt], pad: int, ends: Sequence[int], max_new_tokens: int, length: int = 0
 ) -> list[list[int]]:
     lengths = [len(p.ids) for p in prompts]
-    length = max(lengths)
+    length = max(length, *lengths)
     ids = torch.full((len(prompts), length), pad, dtype=torch.long)
     mask = torch.zeros((len(prompts), length), dtype=torch.long)
     for row, prompt in enumerate(prompts):

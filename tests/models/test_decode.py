@@ -45,17 +45,21 @@ def test_answers_are_those_of_transformers(
     model: Any, shared: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = prompts(shared)
-    expected = text.generate(model, asked, PAD, (END, OTHER_END), 12, batch)
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "plain", lambda model: False)
+        expected = text.generate(model, asked, PAD, (END, OTHER_END), 12, batch)
     assert len({len(a) for a in expected}) > 1  # some end early, so that rows leave
     calls = []
     original = decode.greedy
-    monkeypatch.setattr(decode, "WORTH", 0)
     monkeypatch.setattr(text, "greedy", lambda *args: calls.append(1) or original(*args))
-    assert text.generate(model, asked, PAD, (END, OTHER_END), 12, batch) == expected
+    for worth in (10**12, 0):
+        monkeypatch.setattr(decode, "WORTH", worth)
+        assert text.generate(model, asked, PAD, (END, OTHER_END), 12, batch) == expected
     assert calls
 
 
-def test_a_shared_beginning_is_read_once(model: Any) -> None:
+def test_a_shared_beginning_is_read_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "WORTH", 0)
     rows: list[tuple[int, int]] = []
     forward = model.forward
 
@@ -78,17 +82,41 @@ def test_with_an_adapter_too(model: Any, monkeypatch: pytest.MonkeyPatch) -> Non
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
     asked = prompts(20)
-    expected = text.generate(adapted, asked, PAD, END, 12)
-    monkeypatch.setattr(decode, "WORTH", 0)
-    assert text.generate(adapted, asked, PAD, END, 12) == expected
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "plain", lambda model: False)
+        expected = text.generate(adapted, asked, PAD, END, 12)
+    for worth in (10**12, 0):
+        monkeypatch.setattr(decode, "WORTH", worth)
+        assert text.generate(adapted, asked, PAD, END, 12) == expected
 
 
-def test_models_that_forget_or_are_small_are_left_to_transformers(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_forget_are_left_to_transformers(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not decode.worth_it(model)
     monkeypatch.setattr(decode, "WORTH", 0)
     assert decode.worth_it(model)
+    assert decode.plain(model)
     sliding = Gemma2ForCausalLM(Gemma2Config(vocab_size=40, head_dim=8, num_key_value_heads=4, **SIZES))
-    assert not decode.worth_it(sliding)
+    assert not decode.plain(sliding)
+
+
+def test_a_small_model_computes_few_rows_at_a_time_padded_as_one_batch(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, seen = prompts(5), []
+    forward = model.forward
+
+    def noting(*args: Any, input_ids: torch.Tensor, **kwargs: Any) -> Any:
+        seen.append(tuple(input_ids.shape))
+        return forward(*args, input_ids=input_ids, **kwargs)
+
+    model.forward = noting
+    whole = text.generate(model, asked, PAD, 41, 1)
+    longest = max(len(p.ids) for p in asked)
+    assert seen == [(13, longest)]
+    seen.clear()
+    monkeypatch.setattr(text, "SMALL_ROWS", 6)
+    assert text.generate(model, asked, PAD, 41, 1) == whole
+    assert seen == [(5, longest), (5, longest), (3, longest)]
 
 
 def test_prompts_may_be_equal(model: Any) -> None:
