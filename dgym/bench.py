@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from dgym import registry
 from dgym.chat import digest_of, session
-from dgym.core import Chat, Checks, Domain, Pool, Prepares, Step, Student, Teacher
+from dgym.core import Checks, Domain, Frames, Pool, Prepares, Step, Student, Teacher
+from dgym.domains import make_domain
 from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode, used
 from dgym.errors import DgymError, UsageError, boundary_of, one_line
@@ -184,7 +184,7 @@ def bench(
         InfrastructureError: If this machine cannot grade one of the domains; nothing has been run then either.
     """
     for name in dict.fromkeys(s.domain for s in specs):
-        domain = registry.load("domain", name)()
+        domain = make_domain(name)
         if isinstance(domain, Prepares):
             domain.prepare()
     identities, todo = unfinished(specs, folder)
@@ -221,18 +221,27 @@ def unfinished(specs: Sequence[EpisodeSpec], folder: Path) -> tuple[list[Identit
 
 
 def reachable(identities: Sequence[Identity]) -> None:
-    """Checks that the language models of some episodes can be asked, each of them once.
+    """Checks that the language models and painters of some episodes can be asked, each of them once.
 
     Raises:
         UsageError: If one cannot; the message says what to set.
     """
-    chats: dict[str, Chat] = {}
-    for spec in {(i.spec.teacher, repr(i.spec.teacher_params)): i.spec for i in identities}.values():
-        for chat in make_teacher(spec.teacher, spec.teacher_params).chats:
-            chats.setdefault(digest_of(chat), chat)
-    for chat in chats.values():
-        if isinstance(chat, Checks):
-            chat.check()
+    for asked in asked_by([identity.spec for identity in identities]):
+        asked.check()
+
+
+def asked_by(specs: Sequence[EpisodeSpec]) -> list[Checks]:
+    """Returns what the teachers of some episodes ask and what can be tried before, each thing once."""
+    found: dict[str, object] = {}
+    for spec in {(s.teacher, repr(s.teacher_params)): s for s in specs}.values():
+        teacher = make_teacher(spec.teacher, spec.teacher_params)
+        for chat in teacher.chats:
+            found.setdefault(digest_of(chat), chat)
+        painter = getattr(teacher.engine, "painter", None)
+        # A picture is drawn only where problems have some.
+        if painter is not None and getattr(make_domain(spec.domain), "pictures", ""):
+            found.setdefault(f"painter {painter.name}", painter)
+    return [asked for asked in found.values() if isinstance(asked, Checks)]
 
 
 def expected_work(identity: Identity) -> float:
@@ -266,7 +275,7 @@ def student_config(identity: Identity) -> StudentConfig:
     return student_of(identity.spec)
 
 
-_INDICES: dict[str, OverlapIndex] = {}
+_INDICES: dict[tuple[str, str], OverlapIndex] = {}
 
 
 def open_loop(identity: Identity, student: Student) -> tuple[ClosedLoop, Teacher]:
@@ -277,9 +286,10 @@ def open_loop(identity: Identity, student: Student) -> tuple[ClosedLoop, Teacher
     """
     spec = identity.spec
     teacher = make_teacher(spec.teacher, spec.teacher_params)
-    domain = registry.load("domain", spec.domain)()
-    if spec.domain not in _INDICES:
-        _INDICES[spec.domain] = overlap_index(domain)
+    domain = make_domain(spec.domain)
+    index = spec.domain, spec.rules.validation
+    if index not in _INDICES:
+        _INDICES[index] = overlap_index(domain, spec.rules.validation)
     skills = discovered(spec, domain)
     loop = ClosedLoop(
         domain,
@@ -287,7 +297,7 @@ def open_loop(identity: Identity, student: Student) -> tuple[ClosedLoop, Teacher
         student,
         spec.seeded_rules(teacher),
         unverified=teacher.unverified,
-        index=_INDICES[spec.domain],
+        index=_INDICES[index],
     )
     return loop, teacher
 
@@ -296,7 +306,11 @@ def discovered(spec: EpisodeSpec, domain: Domain) -> Mapping[str, str] | None:
     """Finds the skills of the feedback problems as a spec says; `None` for the domain's own."""
     if spec.skills == "gold":
         return None
-    return find_discovery(spec.skills).assign(used(domain, "feedback", spec.rules))
+    problems = used(domain, "feedback", spec.rules)
+    if isinstance(domain, Frames):
+        # What stands around every problem tells nothing about its skill.
+        problems = [replace(problem, prompt=domain.bare(problem.prompt)) for problem in problems]
+    return find_discovery(spec.skills).assign(problems)
 
 
 def skills_agreement(spec: EpisodeSpec, domain: Domain) -> float | None:

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Final
 
-from dgym import registry
 from dgym.chat.client import IN_WORDS
 from dgym.core import SPLITS, Message
+from dgym.domains import make_domain
 from dgym.domains.procedural import ProceduralDomain
 from dgym.errors import DgymError, UsageError, one_line, unknown_name
 from dgym.teachers.stand_in import StandIn
@@ -52,7 +52,7 @@ class Manner:
     """How the server behaves.
 
     Attributes:
-        model: The one model that it has.
+        model: The one model that it has; empty for any that it is asked for.
         key: The key that it demands; empty takes any.
         faults: Which faults it shows, in turn.
         every: Every so many requests one is faulty, if there are faults.
@@ -187,8 +187,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if self._refused_key():
             return
-        model = {"id": self._manner.model, "object": "model", "created": 0, "owned_by": "dgym"}
-        self._send(200, {"object": "list", "data": [model]})
+        names = [self._manner.model] if self._manner.model else []
+        models = [{"id": name, "object": "model", "created": 0, "owned_by": "dgym"} for name in names]
+        self._send(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
         """Answers a completion, or shows a fault."""
@@ -201,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if not self.path.endswith("/chat/completions"):
             self._error(404, f"Unknown path {self.path}.", "invalid_request_error")
-        elif body.get("model") != self._manner.model:
+        elif self._manner.model and body.get("model") != self._manner.model:
             self._error(404, f"The model {body.get('model')!r} does not exist.", "model_not_found")
         else:
             self._complete(body)
@@ -348,11 +349,11 @@ _ASKED: Final = ("math", "code", "tools", "vqa")
 def _solution(asked: Message) -> str:
     """Solves a problem of one of the domains; it does not know any other."""
     for split in SPLITS:
-        for problem in registry.load("domain", "fake")().problems(split):
+        for problem in make_domain("fake").problems(split):
             if problem.prompt == asked.content:
                 return str(problem.reference)
     for name in _ASKED:
-        domain = registry.load("domain", name)()
+        domain = make_domain(name)
         task = domain.recognise(asked.content, asked.images) if isinstance(domain, ProceduralDomain) else None
         if task is not None:
             return task.answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import warnings
 from enum import StrEnum
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from dgym.bench import Backend, Summary
     from dgym.chat.session import Settings
+    from dgym.core import Split
     from dgym.models.recipe import Recipe
-    from dgym.specs import EpisodeSpec, Identity, SuiteSpec
+    from dgym.specs import EpisodeSpec, SuiteSpec
 
 app = typer.Typer(
     name="dgym",
@@ -42,12 +44,26 @@ models_app = typer.Typer(
 )
 app.add_typer(models_app, name="models")
 
+data_app = typer.Typer(
+    help="Published data sets on this machine, and fetching others.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_app, name="data")
+
 
 class BackendName(StrEnum):
     """Where episodes run."""
 
     ray = "ray"
     local = "local"
+
+
+class ScaleName(StrEnum):
+    """How large a suite is run."""
+
+    full = "full"
+    tiny = "tiny"
 
 
 class ReplayName(StrEnum):
@@ -59,8 +75,18 @@ class ReplayName(StrEnum):
 
 
 class SplitName(StrEnum):
-    """The evaluation splits."""
+    """The evaluation splits, and all three of them together."""
 
+    feedback = "feedback"
+    selection = "selection"
+    test = "test"
+    all = "all"
+
+
+class AnySplitName(StrEnum):
+    """All splits."""
+
+    train = "train"
     feedback = "feedback"
     selection = "selection"
     test = "test"
@@ -144,6 +170,10 @@ def bench(
         float | None,
         typer.Option(help="GPUs per student host, such as 0.25; one, or a part for small students, by default."),
     ] = None,
+    scale: Annotated[
+        ScaleName,
+        typer.Option(help="tiny: the suite on tiny random students, small fixtures and the test server, in minutes."),
+    ] = ScaleName.full,
     replay: ReplayOption = ReplayName.on,
     record: RecordOption = None,
     max_cost: MaxCostOption = None,
@@ -155,20 +185,30 @@ def bench(
 ) -> None:
     """Run a suite and show its leaderboard. The same command again continues where it stopped."""
     from dgym.bench import bench as run
-    from dgym.bench import unfinished
     from dgym.display import Watch
+    from dgym.requirements import ready
     from dgym.specs import load_suite
 
     _choose_sandbox(unsafe)
     spec = extended(load_suite(suite), teacher or (), seeds)
-    folder = out or Path("runs") / spec.name
     console = _console(stderr=as_json)
-    if dry_run:
-        _estimate(unfinished(spec.episodes(), folder)[1], as_json)
-        return
-    # Ray's warnings go to the standard output, which with --json belongs to the JSON.
-    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
-    with Watch(console, f"dgym {spec.name}", live=console.is_terminal and not verbose) as watch, aside:
+    with contextlib.ExitStack() as stack:
+        if scale is ScaleName.tiny:
+            if address is not None:
+                raise UsageError("--scale tiny runs on this machine alone: leave --address out.")
+            from dgym.scale import endpoint, tiny
+
+            stack.enter_context(endpoint())
+            spec = tiny(spec)
+        folder = out or Path("runs") / spec.name
+        if dry_run:
+            _estimate(spec, folder, as_json)
+            return
+        ready(spec, nodes=address is not None, ask=replay is not ReplayName.strict)
+        watch = stack.enter_context(Watch(console, f"dgym {spec.name}", live=console.is_terminal and not verbose))
+        if as_json:
+            # Ray's warnings go to the standard output, which with --json belongs to the JSON.
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         summary = run(
             spec.episodes(),
             folder,
@@ -244,10 +284,10 @@ def run(
             seeds=Seeds.all(seed),
         )
     )
-    identity = identify(spec)
     if dry_run:
-        _estimate([identity], as_json=False)
+        _estimate([spec], None, as_json=False)
         return
+    identity = identify(spec)
     console = _console()
     learner = f"{spec.student.partition(':')[0]}:{identity.variant}"
     console.print(f"[bold]{spec.teacher}[/bold] teaches {learner} in {spec.environment}, {spec.domain}")
@@ -284,17 +324,23 @@ def evaluate(
     _choose_sandbox(unsafe)
     rules = Rules(share=share, counts=_counts(problems))
     spec = _stage_spec(domain=domain, student=student, recipe=_recipe(student, recipe, changes), rules=rules)
-    feedback = evaluate_stage(spec, split.value, trained)
+    every: tuple[Split, ...] = ("feedback", "selection", "test")
+    splits = every if split is SplitName.all else tuple(name for name in every if name == split.value)
+    feedback, summary = evaluate_stage(spec, splits, trained)
     write_lines(out, feedback.attempts)
     skills = {k: sum(a.score for a in v) / len(v) for k, v in feedback.by_skill().items()}
     if as_json:
-        typer.echo(json.dumps({"split": split.value, "score": feedback.score, "skills": skills}))
+        found = {"split": split.value, "problems": len(feedback.attempts), "score": feedback.score, "skills": skills}
+        typer.echo(json.dumps(found | ({"summary": summary} if summary else {})))
         return
     table = _table("skill", "problems", "score")
     for skill, attempts in feedback.by_skill().items():
         table.add_row(skill, str(len(attempts)), f"{skills[skill]:.1%}")
     table.add_row("[bold]all[/bold]", str(len(feedback.attempts)), f"[bold]{feedback.score:.1%}[/bold]")
-    _console().print(table)
+    console = _console()
+    console.print(table)
+    if summary:
+        console.print("; ".join(f"{name} {value:.1%}" for name, value in summary.items()), highlight=False)
 
 
 @app.command()
@@ -549,6 +595,121 @@ def extended(suite: SuiteSpec, teachers: list[str] | tuple[str, ...], seeds: str
     return suite.model_copy(update=changes)
 
 
+@data_app.command("ls")
+def list_data(as_json: JsonOption = False) -> None:
+    """List the data sets that dgym knows, and which of them are here."""
+    from dgym.sets import available
+
+    found = available()
+    if as_json:
+        typer.echo(json.dumps([vars_of(data) for data in found], indent=1))
+        return
+    table = _table("data set", "rows", "here", "what", "source", "licence")
+    for column in table.columns[2:]:
+        column.justify = "left"
+    for data in found:
+        rows = "" if data.rows is None else f"{data.rows:,}"
+        here = f"yes, {data.fetched[:10]}" if data.here else "no"
+        licence = re.split(r"[;(]", data.licence)[0].strip()
+        table.add_row(data.name, rows, here, data.title, data.source, licence)
+    console = _console()
+    console.print(table)
+    console.print("Fetch one with dgym data pull NAME, use it with dgym run --domain NAME.", highlight=False)
+
+
+@data_app.command("pull")
+def pull_data(
+    names: Annotated[list[str], typer.Argument(help="Data sets, as `dgym data ls` names them.")],
+    mirror: Annotated[str, typer.Option(help="Another place on the hub: org/name or org/name@revision.")] = "",
+    place: Annotated[Path | None, typer.Option("--from", help="A folder with the files, instead of the hub.")] = None,
+    revision: Annotated[str, typer.Option(help="Another commit on the hub than the known one.")] = "",
+    as_json: JsonOption = False,
+) -> None:
+    """Fetch data sets, check their columns and counts, and keep them in the cache."""
+    from dgym.data import pull
+    from dgym.sets import data_set, verified
+
+    if len(names) > 1 and (mirror or place or revision):
+        raise UsageError("--mirror, --from and --revision are for one data set at a time.")
+    console = _console(stderr=as_json)
+
+    def report(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    rows = []
+    for data in [data_set(name) for name in names]:
+        found = pull(data, mirror=mirror, place=place, revision=revision, report=report)
+        counts = ", ".join(f"{count:,} {part}" for part, count in found.counts.items())
+        known = {True: "the known rows", False: "not the known rows", None: "no digest is known to compare with"}
+        report(f"{data.name}: {counts}; digest {found.digest}, {known[verified(found)]}.")
+        report(f"Licence: {data.licence}")
+        report(f"Use it with: dgym run --domain {data.name}")
+        rows.append({"name": data.name, "counts": found.counts, "digest": found.digest, "source": found.source})
+    if as_json:
+        typer.echo(json.dumps(rows))
+
+
+@data_app.command("check")
+def check_data(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Data sets, or domains with options; all that are here by default.")
+    ] = None,
+    unsafe: UnsafeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify counts and hashes of what was fetched, and that its references are graded as right."""
+    from dgym.sets import available, check
+
+    _choose_sandbox(unsafe)
+    found = [check(name) for name in names or [data.name for data in available() if data.here]]
+    if as_json:
+        typer.echo(json.dumps([vars_of(checked) for checked in found]))
+    elif not found:
+        typer.echo("No data set is here; `dgym data ls` lists what can be fetched.")
+    else:
+        for checked in found:
+            counts = ", ".join(f"{count:,} {split}" for split, count in checked.problems.items() if count)
+            verdict = "; ".join(checked.faults) or "as it should be"
+            typer.echo(f"{checked.name}: {verdict} ({counts})" if counts else f"{checked.name}: {verdict}")
+    if any(checked.faults for checked in found):
+        raise typer.Exit(1)
+
+
+@data_app.command("show")
+def show_data(
+    name: Annotated[str, typer.Argument(help="A data set, or a domain with options.")],
+    split: Annotated[AnySplitName, typer.Option(help="Of which split.")] = AnySplitName.feedback,
+    count: Annotated[int, typer.Option("--count", "-n", help="How many problems.", min=1)] = 3,
+    skill: Annotated[str, typer.Option(help="Only problems of this gold skill.")] = "",
+    images: Annotated[Path | None, typer.Option(help="Folder to which their images are written.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print some problems as a student is asked them, with a right answer."""
+    from rich.markup import escape
+
+    from dgym.core import to_json
+    from dgym.sets import samples, write_images
+
+    problems = samples(name, split.value, count, skill)
+    files = write_images(problems, images) if images is not None else {}
+    if as_json:
+        shown = [to_json(p) | {"images": [str(f) for f in files.get(p.id, ())]} for p in problems]
+        typer.echo(json.dumps(shown, indent=1, ensure_ascii=False))
+        return
+    if not problems:
+        typer.echo(f"{name} has no problems in the split {split.value}.")
+    console = _console()
+    for problem in problems:
+        about = " · ".join(filter(None, (problem.skill, problem.slice, problem.id)))
+        console.rule(escape(about), align="left", characters="─")
+        console.print(problem.prompt, highlight=False, markup=False)
+        pictures = len(problem.images)
+        if pictures:
+            where = ", ".join(map(str, files.get(problem.id, ()))) or "write to files with --images FOLDER"
+            console.print(f"[dim]{pictures} image{'s' * (pictures > 1)}: {where}[/dim]", highlight=False)
+        console.print("[dim]right:[/dim]", escape(problem.reference) or "(none is published)", highlight=False)
+
+
 def vars_of(record: Any) -> dict[str, Any]:
     """Returns a dataclass's fields by name."""
     from dataclasses import asdict
@@ -650,36 +811,42 @@ def _params(given: Sequence[str], option: str = "--param") -> dict[str, Any]:
     return out
 
 
-def _estimate(todo: Sequence[Identity], as_json: bool) -> None:
-    """Shows what the episodes still to run will ask of language models."""
+def _estimate(planned: SuiteSpec | Sequence[EpisodeSpec], folder: Path | None, as_json: bool) -> None:
+    """Shows what the episodes still to run will ask of language models and GPUs."""
     from dgym.estimate import estimate, total
 
-    found = estimate(todo)
+    found, notes = estimate(planned, folder)
     asking = [e for e in found if e.calls]
     known = all(e.cost is not None for e in asking)
     summed = total(found)
+    episodes = sum(e.episodes for e in found)
     cost = sum((e.cost or 0.0) * e.episodes for e in asking) if known else None
+    hours = sum(e.gpu_hours * e.episodes for e in found)
     if as_json:
         rows = [vars_of(e) for e in found]
-        typer.echo(json.dumps({"episodes": len(todo), **summed, "cost": cost, "groups": rows}))
+        sums = {"episodes": episodes, **summed, "cost": cost, "gpu_hours": hours}
+        typer.echo(json.dumps(sums | {"notes": notes, "groups": rows}))
         return
     console = _console()
-    if asking:
-        table = _table(
-            "teacher", "environment", "domain", "episodes", "calls each", "tokens in", "tokens out", "cost each"
-        )
-        for e in asking:
-            price = "unknown" if e.cost is None else f"${e.cost:.4f}"
-            numbers = (str(e.episodes), str(e.calls), f"{e.tokens_in:,}", f"{e.tokens_out:,}", price)
-            table.add_row(e.teacher, e.environment, e.domain, *numbers)
+    shown = [e for e in found if e.calls or e.gpu_hours]
+    if shown:
+        numbers = ("episodes", "calls each", "tokens in", "tokens out", "cost each", *["GPU-hours each"] * bool(hours))
+        table = _table("teacher", "environment", "domain", *numbers)
+        for e in shown:
+            price = "" if not e.calls else "unknown" if e.cost is None else f"${e.cost:.4f}"
+            row = (str(e.episodes), str(e.calls), f"{e.tokens_in:,}", f"{e.tokens_out:,}", price)
+            table.add_row(e.teacher, e.environment, e.domain, *row, *[f"{e.gpu_hours:.2f}"] * bool(hours))
         console.print(table)
     silent = sum(e.episodes for e in found if not e.calls)
     if silent:
         console.print(f"{silent} episodes ask no language model.", highlight=False)
+    for note in notes:
+        console.print(note, highlight=False)
     what = "an unknown sum (extend the price table: $DGYM_PRICES)" if cost is None else f"about ${cost:.2f}"
+    gpus = f", about {hours:,.0f} GPU-hours" if hours else ""
     console.print(
-        f"{len(todo)} episodes to run: {summed['calls']:,} calls, {summed['tokens_in']:,} tokens read, "
-        f"{summed['tokens_out']:,} written, {what}. Nothing was run.",
+        f"{episodes} episodes to run: {summed['calls']:,} calls, {summed['tokens_in']:,} tokens read, "
+        f"{summed['tokens_out']:,} written, {what}{gpus}. Nothing was run.",
         highlight=False,
     )
 

@@ -51,6 +51,7 @@ class Problem:
         skill: The gold skill, as the domain's authors see it; environments decide whether a teacher sees it.
         images: What the prompt is about, as encoded files (PNG, JPEG).
         slice: Part of a split that is also reported by itself, such as `"new-combination"`; else empty.
+        group: Problems that are graded together, such as the four of a NaturalBench group, share one; else empty.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = _BYTES
@@ -61,6 +62,7 @@ class Problem:
     skill: str
     images: tuple[bytes, ...] = ()
     slice: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,8 @@ class Attempt:
         problem: What was asked.
         response: What the student wrote.
         score: The grade, in [0, 1].
-        measures: What the domain measures beside the grade, by name, such as precision and recall.
+        measures: What the domain measures beside the grade, by name, such as precision and recall. Where problems are
+            graded in groups, `right` is the verdict on this one by itself.
     """
 
     problem: Problem
@@ -81,8 +84,8 @@ class Attempt:
 
     @property
     def correct(self) -> bool:
-        """Whether the answer is fully right."""
-        return self.score >= 1.0
+        """Whether the answer is fully right, whatever became of the others of its group."""
+        return self.measures.get("right", self.score) >= 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -686,7 +689,8 @@ class Generator(Protocol):
     def fresh(self, skill: str, count: int, seed: int) -> list[Example]:
         """Writes `count` distinct, correct examples of the train split.
 
-        `skill` may also be a refinement, or a kind off the domain.
+        `skill` may also be a refinement, or a kind off the domain. A domain whose `problems("train")` are all that
+        people wrote returns as many as there are of the skill.
         """
         ...
 
@@ -742,6 +746,39 @@ class Measures(Protocol):
 
     def measures(self, problem: Problem, response: str) -> Mapping[str, float]:
         """Measures a response, by name, each in [0, 1]; never raises on what a student wrote."""
+        ...
+
+
+@runtime_checkable
+class GradesTogether(Protocol):
+    """What a domain offers that grades many responses better than one: in groups, or on all cores."""
+
+    def grade_all(
+        self, problems: Sequence[Problem], responses: Sequence[str]
+    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+        """Returns grade and measures of each response, in order; never raises on what a student wrote."""
+        ...
+
+
+@runtime_checkable
+class Summarises(Protocol):
+    """What a domain offers whose field reports more than the mean grade of a split."""
+
+    def summary(self, attempts: Sequence[Attempt]) -> Mapping[str, float]:
+        """Returns figures on all attempts together, by name, each in [0, 1], such as pass@k."""
+        ...
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """What a domain offers whose problems all stand in the same words, such as a request for a boxed answer."""
+
+    def frame(self, prompt: str) -> str:
+        """Writes a problem as the student is asked it; leaves one that is written so already."""
+        ...
+
+    def bare(self, prompt: str) -> str:
+        """Returns a problem without the words that stand around every one."""
         ...
 
 

@@ -27,7 +27,9 @@ from dgym.core import (
     Environment,
     Example,
     Feedback,
+    Frames,
     Generator,
+    GradesTogether,
     Measures,
     Past,
     Plan,
@@ -143,7 +145,7 @@ class ClosedLoop:
             pictures=str(getattr(domain, "pictures", "")),
         )
         if index is None:
-            index = overlap_index(domain)
+            index = overlap_index(domain, rules.validation)
         self._gate = Gate(domain, index, rules.budget, verify=rules.verify and not unverified, open_=not rules.gate)
         self._memory: Any = None
         self._data: list[Example] = []
@@ -236,9 +238,12 @@ class ClosedLoop:
         return plan
 
     def submit(self, examples: Sequence[object]) -> tuple[Verdict, ...]:
-        """Puts examples through the gate; what is kept is learned from at the next `learn`."""
+        """Puts examples through the gate; what is kept is learned from at the next `learn`.
+
+        Where all of the domain's problems stand in the same words, those of the examples do too from here on.
+        """
         with self.clock("gate"):
-            verdicts = self._gate.submit(examples)
+            verdicts = self._gate.submit([_framed(self.domain, example) for example in examples])
         self._well_formed += sum(v.reason not in ("malformed", "over-budget") for v in verdicts)
         self._malformed = next((v.example.prompt for v in verdicts if v.reason == "malformed"), self._malformed)
         plan = self._plans[-1] if self._plans else Plan()
@@ -343,6 +348,10 @@ class ClosedLoop:
 def evaluate(student: Student, domain: Domain, split: Split, problems: Sequence[Problem]) -> Feedback:
     """Asks a student and grades its answers."""
     responses = student.answer(problems)
+    if isinstance(domain, GradesTogether):
+        graded = domain.grade_all(problems, responses)
+        together = zip(problems, responses, graded, strict=True)
+        return Feedback(split, tuple(Attempt(p, r, score, dict(measures)) for p, r, (score, measures) in together))
     attempts = (
         Attempt(problem, response, domain.grade(problem, response), measured(domain, problem, response))
         for problem, response in zip(problems, responses, strict=True)
@@ -356,33 +365,52 @@ def measured(domain: Domain, problem: Problem, response: str) -> Mapping[str, fl
 
 
 def used(domain: Domain, split: Split, rules: Rules) -> Sequence[Problem]:
-    """Returns the problems of an evaluation split that an episode asks."""
+    """Returns the problems of an evaluation split that an episode asks.
+
+    In the paper's protocol there is one validation split, feedback and selection together.
+    """
     problems = domain.problems(split)
+    if split == "feedback" and rules.validation == "paper":
+        problems = [*problems, *domain.problems("selection")]
     count = rules.counts.get(split)
     return share_of(problems, rules.share) if count is None else first_of(problems, count)
 
 
 def first_of(problems: Sequence[Problem], count: int) -> Sequence[Problem]:
-    """Returns the first `count` problems, taken from the skills in turns, in their order."""
+    """Returns the first `count` problems, taken from the skills in turns, in their order.
+
+    Of problems that are graded in groups, whole groups: as many as fit, and at least one.
+    """
     seen: Counter[str] = Counter()
-    turns = []
+    turns: dict[str, tuple[int, int]] = {}
+    members: dict[str, list[int]] = {}
     for index, problem in enumerate(problems):
-        turns.append((seen[problem.skill], index))
-        seen[problem.skill] += 1
-    return [problems[index] for index in sorted(index for _, index in sorted(turns)[:count])]
+        group = problem.group or problem.id
+        members.setdefault(group, []).append(index)
+        if group not in turns:
+            turns[group] = (seen[problem.skill], index)
+            seen[problem.skill] += 1
+    chosen: list[int] = []
+    for group in sorted(turns, key=lambda name: turns[name]):
+        if chosen and len(chosen) + len(members[group]) > count:
+            break
+        chosen += members[group]
+    return [problems[index] for index in sorted(chosen)]
 
 
 def share_of(problems: Sequence[Problem], share: float) -> Sequence[Problem]:
-    """Returns the first `share` of the problems of each skill, in their order."""
+    """Returns the first `share` of the problems of each skill, in their order; whole groups where there are any."""
     if share >= 1:
         return problems
-    skills = [p.skill for p in problems]
-    left = {skill: max(1, round(skills.count(skill) * share)) for skill in set(skills)}
-    out = []
+    skills = Counter(problem.skill for problem in problems)
+    left = {skill: max(1, round(count * share)) for skill, count in skills.items()}
+    out: list[Problem] = []
+    taken: set[str] = set()
     for problem in problems:
-        if left[problem.skill] > 0:
+        if problem.group in taken or left[problem.skill] > 0:
             left[problem.skill] -= 1
             out.append(problem)
+            taken |= {problem.group} - {""}
     return out
 
 
@@ -427,14 +455,31 @@ def _samples(domain: Domain) -> tuple[Example, ...]:
         drawn = zip(*(domain.fresh(skill, each, derive_seed("samples", skill)) for skill in skills), strict=True)
         shown = [example for one_each in drawn for example in one_each]
     else:
-        shown = [Example(p.prompt, p.reference, images=p.images) for p in domain.problems("train")]
+        # Feedback problems are no secret from a teacher, where the domain has none to spare.
+        spare = domain.problems("train") or domain.problems("feedback")
+        shown = [Example(p.prompt, p.reference, images=p.images) for p in spare if p.reference]
     return tuple(replace(example, skill=None) for example in shown[:SAMPLES])
 
 
-def overlap_index(domain: Domain) -> OverlapIndex:
-    """Builds the index of a domain's evaluation problems, all of them whatever share is used."""
+def overlap_index(domain: Domain, validation: str = "split") -> OverlapIndex:
+    """Builds the index of a domain's evaluation problems, all of them whatever share is used.
+
+    Args:
+        domain: Whose problems.
+        validation: As in `Rules`: in the paper's protocol selection problems are feedback too.
+    """
     splits: tuple[Split, ...] = ("feedback", "selection", "test")
-    return OverlapIndex(domain, {split: domain.problems(split) for split in splits})
+    problems = {split: domain.problems(split) for split in splits}
+    if validation == "paper":
+        problems["feedback"] = [*problems["feedback"], *problems.pop("selection")]
+    return OverlapIndex(domain, problems)
+
+
+def _framed(domain: Domain, example: object) -> object:
+    """Puts an example's problem into the words in which the student is asked all problems."""
+    if isinstance(domain, Frames) and isinstance(example, Example) and isinstance(example.prompt, str):
+        return replace(example, prompt=domain.frame(example.prompt)) if example.prompt.strip() else example
+    return example
 
 
 class LocalPool:

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from dgym.core import Budget, Domain, Example, Problem, Split, Verdict, count_tokens
+from dgym.core import Budget, Domain, Example, Frames, Problem, Split, Verdict, count_tokens
 
 REASONS: Final = (
     "malformed",
@@ -71,7 +71,7 @@ class OverlapIndex:
             for problem in problems:
                 for key in domain.overlap_keys(problem):
                     self._keys.setdefault(key, split)
-                words = _words(problem.prompt)
+                words = _words(self._bare(problem.prompt))
                 texts.append((split, _shingles(words, NGRAM), _shingles(words, _SHINGLE)))
         seen = Counter(g for _, long, short in texts for g in (*long, *short))
         self._ngrams: dict[tuple[str, ...], Split] = {}
@@ -87,6 +87,10 @@ class OverlapIndex:
                     self._holders.setdefault(gram, []).append(len(self._shingles))
                 self._shingles.append((split, rest))
 
+    def _bare(self, prompt: str) -> str:
+        """Returns a problem without what stands around every one: with it, its first words would make an n-gram."""
+        return self._domain.bare(prompt) if isinstance(self._domain, Frames) else prompt
+
     def find(self, prompt: str, fingerprints: Sequence[str]) -> Split | None:
         """Returns the split whose problem this prompt repeats, or `None`."""
         for key in fingerprints:
@@ -94,7 +98,7 @@ class OverlapIndex:
                 return self._keys[key]
         if len(fingerprints) == 1 and not fingerprints[0].startswith("text|"):
             return None  # recognised by the domain, and new
-        words = _words(prompt)
+        words = _words(self._bare(prompt))
         for gram in _shingles(words, NGRAM):
             if gram in self._ngrams:
                 return self._ngrams[gram]

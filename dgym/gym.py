@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from dgym import registry
 from dgym.core import Brief, Example, Plan, PlanItem, Rules, State
+from dgym.domains import make_domain
 from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, overlap_index
 from dgym.errors import DgymError
@@ -29,7 +29,7 @@ class Gym:
 
     def __init__(self, environment: str, domain: str, config: StudentConfig, rules: Rules) -> None:
         self._environment = make_environment(environment)
-        self._domain = registry.load("domain", domain)()
+        self._domain = make_domain(domain)
         self._index = overlap_index(self._domain)
         self._config, self._rules = config, rules
         self._host = StudentHost()

@@ -19,10 +19,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from dgym import registry
 from dgym.bench import discovered
 from dgym.core import Action, Attempt, Domain, Feedback, Past, Probe, Problem, State, StateContext, from_json
 from dgym.display import bar
+from dgym.domains import make_domain
 from dgym.environments import make_environment
 from dgym.errors import UsageError
 from dgym.gate import HIDDEN_REASONS
@@ -92,7 +92,7 @@ def tell(folder: Path, name: str) -> Story:
     """
     run, row = find_episode(folder, name)
     spec = EpisodeSpec.model_validate_json(row["spec"])
-    domain: Domain = registry.load("domain", spec.domain)()
+    domain: Domain = make_domain(spec.domain)
     problems = {p.id: p for p in domain.problems("feedback")}
     environment = make_environment(spec.environment, spec.curriculum, discovered(spec, domain))
     own = pc.field("digest") == row["digest"]

@@ -8,15 +8,17 @@ finished file mean that there is nothing to do. A `SuiteSpec` is read from TOML 
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from dgym import registry
 from dgym.core import Budget, Curriculum, Rules, Teacher, digest
+from dgym.domains import make_domain
 from dgym.environments import make_environment
 from dgym.errors import UsageError, unknown_name
 from dgym.models import recipe as training
@@ -203,7 +205,7 @@ def identify(spec: EpisodeSpec) -> Identity:
     if spec.environment not in teacher.policies:
         entered = ", ".join(sorted(teacher.policies)) or "none"
         raise UsageError(f"The teacher {spec.teacher!r} does not enter {spec.environment!r}; it enters: {entered}.")
-    domain = registry.load("domain", spec.domain)()
+    domain = make_domain(spec.domain)
     family_name, family, variant = find_student(spec.student, spec.seeds.variant)
     student = student_of(spec)
     spec = spec.model_copy(
@@ -219,7 +221,9 @@ def identify(spec: EpisodeSpec) -> Identity:
         "training": training.VERSION,
         "teacher": f"{teacher.version} {registry.pin('teacher', spec.teacher)}".strip(),
         "environment": f"{environment.version} {registry.pin('environment', spec.environment)}".strip(),
-        "domain": f"{domain.version} {registry.pin('domain', spec.domain)}".strip(),
+        "domain": " ".join(
+            filter(None, (domain.version, registry.pin("domain", spec.domain), getattr(domain, "contents", "")))
+        ),
     }
     if spec.skills != "gold":
         discovery = find_discovery(spec.skills)
@@ -252,10 +256,25 @@ def identify(spec: EpisodeSpec) -> Identity:
 
 
 class Cell(_Frozen):
-    """A domain and the student that learns it."""
+    """A domain and the student that learns it, and what differs there from the rest of the suite.
+
+    Attributes:
+        domain: Registered name, with options after a colon.
+        student: As in `EpisodeSpec`.
+        environments: Only these; all that teachers enter by default.
+        rules: Fields of `Rules` that differ.
+        recipe: Another way to train the student.
+        skills: Another skill discovery; empty for the suite's.
+        engine: What answers for the student, where it is not the suite's.
+    """
 
     domain: str
     student: str
+    environments: tuple[str, ...] = ()
+    rules: dict[str, Any] = Field(default_factory=dict)
+    recipe: Recipe | None = None
+    skills: str = ""
+    engine: EngineName | None = None
 
 
 class Entry(_Frozen):
@@ -265,22 +284,27 @@ class Entry(_Frozen):
         teachers: Registered names or files.
         environments: Which they enter; a state-blind teacher runs once per cell, in the first of them.
         params: Keyword arguments of the teachers' factories.
+        domains: Only the cells of these domains, named with or without options; all by default.
     """
 
     teachers: tuple[str, ...]
     environments: tuple[str, ...] = ("open-ended", "skill-list")
     params: dict[str, Any] = Field(default_factory=dict)
+    domains: tuple[str, ...] = ()
 
-    def entered(self, name: str) -> list[str]:
-        """Returns in which environments a teacher runs.
+    def entered(self, name: str, cell: Cell) -> list[str]:
+        """Returns in which environments of a cell a teacher runs.
 
         Raises:
-            UsageError: If it enters none of them.
+            UsageError: If it enters none of the entry's.
         """
+        if self.domains and not {cell.domain, cell.domain.partition(":")[0]} & {*self.domains}:
+            return []
         teacher = make_teacher(name, self.params)
         found = [environment for environment in self.environments if environment in teacher.policies]
         if not found:
             raise UsageError(f"The teacher {name!r} enters none of: {', '.join(self.environments)}.")
+        found = [environment for environment in found if not cell.environments or environment in cell.environments]
         return found[:1] if teacher.state_blind else found
 
 
@@ -333,6 +357,7 @@ class SuiteSpec(_Frozen):
         entries: Teachers with their environments.
         variations: What is exchanged; each is run with all teachers whose policies look at the state.
         threads, device, precision, engine: As in `EpisodeSpec`.
+        gpu: What it was sized for, in words, such as `"8 GPUs of 80 GB"`; for messages.
     """
 
     name: str
@@ -350,6 +375,7 @@ class SuiteSpec(_Frozen):
     device: str = "cpu"
     precision: PrecisionName = "auto"
     engine: EngineName = "transformers"
+    gpu: str = ""
 
     def episodes(self) -> list[EpisodeSpec]:
         """Expands the suite: every entry in every cell and seed; state-blind teachers once per cell.
@@ -360,6 +386,7 @@ class SuiteSpec(_Frozen):
             UsageError: If a name in it is unknown, or if a teacher enters none of the environments.
         """
         plain = self._plain()
+        self._used(plain)
         blind = {e.teacher for e in plain if make_teacher(e.teacher, e.teacher_params).state_blind}
         return [*plain, *(v.of(e) for v in self.variations for e in plain if e.teacher not in blind)]
 
@@ -371,22 +398,39 @@ class SuiteSpec(_Frozen):
                 environment=environment,
                 domain=cell.domain,
                 student=cell.student,
-                recipe=self.recipe,
-                rules=self.rules,
-                skills=self.skills,
+                recipe=cell.recipe or self.recipe,
+                rules=self._rules_of(cell),
+                skills=cell.skills or self.skills,
                 curriculum=self.curriculum,
                 seeds=Seeds.all(seed),
                 threads=self.threads,
                 device=self.device,
                 precision=self.precision,
-                engine=self.engine,
+                engine=cell.engine or self.engine,
             )
             for seed in self.seeds
             for cell in self.cells
             for entry in self.entries
             for name in entry.teachers
-            for environment in entry.entered(name)
+            for environment in entry.entered(name, cell)
         ]
+
+    def _rules_of(self, cell: Cell) -> Rules:
+        if not cell.rules:
+            return self.rules
+        values = TypeAdapter(Rules).dump_python(self.rules, mode="json")
+        try:
+            return TypeAdapter(Rules).validate_python(values | cell.rules)
+        except ValidationError as error:
+            raise UsageError(f"The cell {cell.domain!r}: {explain(error, SuiteSpec)}") from error
+
+    def _used(self, episodes: Sequence[EpisodeSpec]) -> None:
+        """Checks that every entry has a cell that it enters."""
+        for entry in self.entries:
+            wanted = {*entry.domains} - {n for e in episodes for n in (e.domain, e.domain.partition(":")[0])}
+            if wanted:
+                known = {cell.domain.partition(":")[0] for cell in self.cells}
+                raise unknown_name("domain in the suite's cells", min(wanted), known)
 
 
 def suite_files() -> dict[str, Path]:

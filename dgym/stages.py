@@ -7,13 +7,26 @@ replaced by hand.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dgym import registry
 from dgym.bench import open_loop, reachable, student_config
-from dgym.core import Attempt, Example, Feedback, Problem, Split, Student, Verdict, derive_seed, from_json, to_json
+from dgym.core import (
+    Attempt,
+    Example,
+    Feedback,
+    Prepares,
+    Problem,
+    Split,
+    Student,
+    Summarises,
+    Verdict,
+    derive_seed,
+    from_json,
+    to_json,
+)
+from dgym.domains import make_domain
 from dgym.episode import LocalPool, evaluate, teach, used
 from dgym.errors import StudentError, UsageError
 from dgym.specs import EpisodeSpec, identify
@@ -31,11 +44,20 @@ def open_student(spec: EpisodeSpec, folder: Path | None = None) -> Student:
     return student
 
 
-def evaluate_stage(spec: EpisodeSpec, split: Split, folder: Path | None) -> Feedback:
-    """Asks a student the problems of one split."""
-    domain = registry.load("domain", spec.domain)()
-    problems = used(domain, split, spec.rules)
-    return evaluate(open_student(spec, folder), domain, split, problems)
+def evaluate_stage(
+    spec: EpisodeSpec, splits: Sequence[Split], folder: Path | None
+) -> tuple[Feedback, Mapping[str, float]]:
+    """Asks a student the problems of some splits, graded together.
+
+    Returns:
+        The attempts, and what the domain's field reports on all of them, if anything.
+    """
+    domain = make_domain(spec.domain)
+    if isinstance(domain, Prepares):
+        domain.prepare()
+    problems = [problem for split in splits for problem in used(domain, split, spec.rules)]
+    feedback = evaluate(open_student(spec, folder), domain, splits[-1], problems)
+    return feedback, dict(domain.summary(feedback.attempts)) if isinstance(domain, Summarises) else {}
 
 
 def train_stage(spec: EpisodeSpec, examples: Sequence[Example], folder: Path) -> dict[str, float]:
@@ -55,7 +77,7 @@ def generate_stage(spec: EpisodeSpec, attempts: Sequence[Attempt]) -> tuple[Verd
         UsageError: If its language model cannot be asked.
         TeacherError: If the teacher fails.
     """
-    domain = registry.load("domain", spec.domain)()
+    domain = make_domain(spec.domain)
     asked = {(p.prompt, p.images) for p in used(domain, "feedback", spec.rules)}
     missing = asked - {(a.problem.prompt, a.problem.images) for a in attempts}
     if missing:

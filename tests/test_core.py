@@ -13,7 +13,7 @@ from dgym import core
 from dgym.core import count_tokens, derive_seed, digest, from_json, to_json
 
 PNG = b"\x89PNG\r\n\x00\xff"
-PROBLEM = core.Problem("p", "What is 1 + 1?", "2", "sum", (PNG,), "new-combination")
+PROBLEM = core.Problem("p", "What is 1 + 1?", "2", "sum", (PNG,), "new-combination", "g1")
 ATTEMPT = core.Attempt(PROBLEM, "3", 0.5, {"precision": 0.25})
 FEEDBACK = core.Feedback("feedback", (ATTEMPT,))
 EXAMPLE = core.Example("a prompt", "a response", "sum", 3, (PNG,), "a worse response")

@@ -167,11 +167,13 @@ def test_counts_take_from_the_skills_in_turns():
         Rules(counts={"train": 5})
 
 
-def test_paper_validation_never_asks_the_selection_split(play, scripted):
+def test_paper_validation_is_one_split_of_both(play, scripted):
     played = play(scripted(), iterations=1, validation="paper")
     assert all(s.selection is s.feedback for s in played.steps)
     asked = {p for problems in played.student.asked for p in problems}
-    assert asked == {*DOMAIN.problems("feedback"), *DOMAIN.problems("test")}
+    validation = [*DOMAIN.problems("feedback"), *DOMAIN.problems("selection")]
+    assert [a.problem for a in played.steps[0].feedback.attempts] == validation
+    assert asked == {*validation, *DOMAIN.problems("test")}
 
 
 def numbers_in(value):

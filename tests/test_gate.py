@@ -217,3 +217,29 @@ def test_a_pair_must_reject_a_wrong_response_and_pays_for_both():
     assert (good.kept, good.tokens) == (True, 2)
     assert (bad.kept, bad.reason, bad.correct) == (False, "incorrect", False)
     assert odd.reason == long.reason == "malformed"
+
+
+class Framed(FakeDomain):
+    """Problems that stand in many words, all the same."""
+
+    BEFORE = "Please solve the following small problem with great care and answer with nothing but a number: "
+
+    def frame(self, prompt):
+        return prompt if prompt.startswith(self.BEFORE) else self.BEFORE + prompt
+
+    def bare(self, prompt):
+        return prompt.removeprefix(self.BEFORE)
+
+    def fingerprints(self, prompt, images=()):
+        return (f"text|{self.bare(prompt)}",)
+
+
+def test_the_words_around_every_problem_make_no_overlap():
+    domain = Framed()
+    hidden = Problem("a", domain.frame("How many apples has Ann who had two and bought three more?"), "5", "")
+    index = OverlapIndex(domain, {"test": [hidden]})
+    other = domain.frame("How tall is a house of four floors?")
+    assert index.find(other, domain.fingerprints(other)) is None
+    for copied in (hidden.prompt, domain.bare(hidden.prompt)):
+        assert index.find(copied, domain.fingerprints(copied)) == "test"
+    assert index.find(f"{domain.bare(hidden.prompt)} Think.", ("text|else",)) == "test"

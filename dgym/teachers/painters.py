@@ -99,7 +99,7 @@ class Diffusers:
         device: Such as `"cpu"` or `"cuda:0"`; `"auto"` takes a GPU if there is one.
 
     Raises:
-        UsageError: If diffusers is not installed, or a setting is out of its range.
+        UsageError: If a setting is out of its range.
     """
 
     model: str = DEFAULT_MODEL
@@ -109,13 +109,20 @@ class Diffusers:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        from dgym.models.images import require
-
         if self.steps < 1 or self.guidance < 0 or self.size < 8 or self.size % 8:
             raise UsageError(
                 f"steps={self.steps}, guidance={self.guidance}, size={self.size}: an image model needs at least one "
                 "step, a guidance of at least 0, and a size that is a multiple of 8."
             )
+
+    def check(self) -> None:
+        """Checks that diffusers is installed.
+
+        Raises:
+            UsageError: If it is not.
+        """
+        from dgym.models.images import require
+
         require()
 
     @property

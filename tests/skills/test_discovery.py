@@ -72,6 +72,28 @@ def test_a_json_file_names_problems_by_id_or_prompt(tmp_path):
     assert found == {first.id: "one", **{p.id: "two" for p in rest}}
 
 
+def test_what_dataenvgym_writes_is_read_by_the_problems_texts(tmp_path):
+    def category(number, name):
+        return {"category_id": number, "descriptive_name": name, "skills": ["a", "b"]}
+
+    published = {
+        "labeled_instructions": [
+            {"instance_id": f"MATH_{i}", "instruction": p.prompt + " ", "skill": {"name": "x", "reason_for_skill": "y"}}
+            for i, p in enumerate(PROBLEMS)
+        ],
+        "skill_categories": [category(1, "Adding"), category(2, "Other things")],
+        "instance_id_to_skill_category": {
+            f"MATH_{i}": category(1, "Adding") if p.skill == "add" else category(2, "Other things")
+            for i, p in enumerate(PROBLEMS)
+        },
+    }
+    found = FromFile(written(tmp_path, "s.json", json.dumps(published))).assign(PROBLEMS)
+    assert found == {p.id: "Adding" if p.skill == "add" else "Other things" for p in PROBLEMS}
+    published["instance_id_to_skill_category"]["MATH_0"] = "Adding"
+    with pytest.raises(UsageError, match="not what DataEnvGym writes"):
+        FromFile(written(tmp_path, "s.json", json.dumps(published)))
+
+
 @pytest.mark.parametrize("header", ["", "id,skill\n", "\ufeffPrompt,Skill\r\n", "\ufeff"])
 def test_a_csv_file_may_have_a_header_and_prompts_of_several_lines(tmp_path, header):
     problems = [Problem("a", 'What is\n"this", then?', "", ""), Problem("b", "That\u2028one", "", "")]

@@ -6,8 +6,7 @@ Every family has a tiny model with random weights, saved as its hub repositories
 from __future__ import annotations
 
 import io
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerFast
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
 from dgym.core import Example, Problem
@@ -25,199 +23,39 @@ from dgym.errors import StudentError
 from dgym.models.prompts import Prompts, sees_images
 from dgym.models.recipe import Recipe
 from dgym.models.text import IGNORED, Encoded, generate, pad_batch
+from dgym.students import tiny
 from dgym.students.base import Base, Tenant
-from dgym.students.make import train_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (30, 200, 30)}
 FULL = Recipe(method="full", epochs=50, learning_rate=5e-3, batch=8, max_new_tokens=6, cutoff=256)
 LORA = Recipe(method="lora", epochs=6, learning_rate=2e-2, batch=8, max_new_tokens=6, cutoff=256, rank=4, alpha=8)
 
-QWEN_TEMPLATE = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
-    "{% for c in m['content'] %}{% if c['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
-    "{% elif 'text' in c %}{{ c['text'] }}{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-GEMMA_TEMPLATE = (
-    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-    "{% if m['content'] is string %}{{ m['content'] | trim }}{% else %}{% for c in m['content'] %}"
-    "{% if c['type'] == 'image' %}<start_of_image>{% else %}{{ c['text'] | trim }}{% endif %}{% endfor %}{% endif %}"
-    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
-SMOLVLM_TEMPLATE = (
-    "<|im_start|>{% for m in messages %}{{ m['role'] | capitalize }}{% if m['content'][0]['type'] == 'image' %}"
-    "{{ ':' }}{% else %}{{ ': ' }}{% endif %}{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}"
-    "{% elif c['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
-)
-
-
-def tokenizer_with(*special: str, eos: str | None = None) -> PreTrainedTokenizerFast:
-    words = ["Which colour? Which colours? Say yes. User Assistant yes", *COLOURS]
-    tokenizer = train_tokenizer([" ".join(words)] * 20, 300)
-    tokenizer.chat_template = None
-    tokenizer.model_max_length = 4096
-    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
-    if eos is not None:
-        tokenizer.eos_token = eos
-    return tokenizer
-
-
-def text_config(kind: type[Any], tokenizer: PreTrainedTokenizerFast, **more: Any) -> Any:
-    return kind(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=1024,
-        initializer_range=0.1,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        **more,
-    )
-
-
-def write(folder: Path, model: Any, parts: Sequence[Any], processor: str, template: str | None = None) -> None:
-    """Saves a model with its tokenizer and image processor, and names the processor, as hub repositories do."""
-    model.save_pretrained(folder)
-    for part in parts:
-        part.save_pretrained(folder)
-    settings = folder / "preprocessor_config.json"
-    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"processor_class": processor}))
-    if template is not None:
-        (folder / "chat_template.json").write_text(json.dumps({"chat_template": template}))
-
-
-def paligemma(folder: Path, text: str = "Gemma") -> None:
-    tokenizer = tokenizer_with("<image>", "<bos>")
-    tokenizer.bos_token = "<bos>"
-    images = transformers.SiglipImageProcessorPil(size={"height": 16, "width": 16})
-    images.image_seq_length = 4
-    config = transformers.PaliGemmaConfig(
-        text_config=text_config(getattr(transformers, f"{text}Config"), tokenizer, head_dim=16),
-        vision_config=transformers.SiglipVisionConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            image_size=16,
-            patch_size=8,
-            vision_use_head=False,
-        ),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        projection_dim=32,
-        hidden_size=32,
-        vocab_size=len(tokenizer),
-    )
-    model = transformers.PaliGemmaForConditionalGeneration(config)
-    transformers.PaliGemmaProcessor(images, tokenizer).save_pretrained(folder)
-    model.save_pretrained(folder)
-
-
-EYES = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 16,
-    "patch_size": 4,
-}
-
-
-def gemma3(folder: Path) -> None:
-    """An answer ends with the turn, which is not the tokenizer's end of a sequence; images are read both ways."""
-    named = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-    plain = tokenizer_with("<bos>", "<start_of_turn>", "<end_of_turn>", *named.values())
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain.backend_tokenizer,
-        bos_token="<bos>",
-        eos_token="<eos>",
-        pad_token="<pad>",
-        extra_special_tokens=named,
-    )
-    config = transformers.Gemma3Config(
-        text_config=text_config(transformers.Gemma3TextConfig, tokenizer, head_dim=16).to_dict(),
-        vision_config={**EYES, "vision_use_head": False},
-        mm_tokens_per_image=4,
-        boi_token_index=tokenizer.convert_tokens_to_ids("<start_of_image>"),
-        eoi_token_index=tokenizer.convert_tokens_to_ids("<end_of_image>"),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image_soft_token>"),
-    )
-    model = transformers.Gemma3ForConditionalGeneration(config)
-    images = transformers.Gemma3ImageProcessorPil(size={"height": 16, "width": 16})
-    processor = transformers.Gemma3Processor(images, tokenizer, chat_template=GEMMA_TEMPLATE, image_seq_length=4)
-    processor.save_pretrained(folder)
-    model.save_pretrained(folder)
-
-
-def qwen(folder: Path, version: str = "2") -> None:
-    names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokenizer = tokenizer_with(*names, eos="<|im_end|>")
-    size = {"shortest_edge": 16 * 16, "longest_edge": 24 * 24}
-    images = transformers.Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size=size)
-    eyes: dict[str, Any] = {"depth": 1, "num_heads": 2, "patch_size": 4, "hidden_size": 32, "initializer_range": 0.1}
-    if version == "2":
-        eyes |= {"embed_dim": 32, "mlp_ratio": 2}
-    elif version == "2_5":
-        eyes |= {"intermediate_size": 64, "out_hidden_size": 32, "window_size": 16, "fullatt_block_indexes": [0]}
-    else:
-        eyes |= {"intermediate_size": 64, "out_hidden_size": 32, "num_position_embeddings": 64}
-        eyes |= {"deepstack_visual_indexes": [0]}
-    family = f"Qwen{version}_VL" if version == "2_5" else f"Qwen{version}VL"
-    rope = {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 10_000.0}
-    kind = getattr(transformers, f"{family}TextConfig")
-    config = getattr(transformers, f"{family}Config")(
-        text_config=text_config(kind, tokenizer, rope_parameters=rope, head_dim=16).to_dict(),
-        vision_config=eyes,
-        image_token_id=tokenizer.convert_tokens_to_ids("<|image_pad|>"),
-        video_token_id=tokenizer.convert_tokens_to_ids("<|video_pad|>"),
-        vision_start_token_id=tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-    )
-    model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
-    write(folder, model, (tokenizer, images), f"{family}Processor", QWEN_TEMPLATE)
-
-
-def smolvlm(folder: Path, family: str = "SmolVLM") -> None:
-    names = ["<|im_start|>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>"]
-    names += [f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)]
-    tokenizer = tokenizer_with(*names, eos="<end_of_utterance>")
-    kind = getattr(transformers, f"{family}ImageProcessorPil")
-    # Wide images are cut into tiles, square ones are not.
-    images = kind(size={"longest_edge": 32}, max_image_size={"longest_edge": 16}, do_image_splitting=True)
-    config = getattr(transformers, f"{family}Config")(
-        text_config=text_config(transformers.LlamaConfig, tokenizer),
-        vision_config={**EYES, "initializer_range": 0.1},
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
-        scale_factor=2,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = getattr(transformers, f"{family}ForConditionalGeneration")(config)
-    write(folder, model, (tokenizer, images), f"{family}Processor", SMOLVLM_TEMPLATE)
-    settings = {"image_seq_len": 4, "processor_class": f"{family}Processor"}
-    (folder / "processor_config.json").write_text(json.dumps(settings))
+CORPUS = tiny.Corpus([" ".join(["Which colour? Which colours? Say yes. User Assistant yes", *COLOURS])] * 20, 300)
 
 
 @dataclass(frozen=True)
 class Family:
-    """How a tiny model is made, and the token of which each image has several."""
+    """The tiny model's family, and the token of which each image has several."""
 
-    make: Callable[[Path], None]
+    name: str
     image: str
+
+    def make(self, folder: Path) -> None:
+        tiny.FAMILIES[self.name](folder, CORPUS)
 
 
 FAMILIES = {
-    "paligemma": Family(paligemma, "<image>"),
-    "paligemma-2": Family(lambda folder: paligemma(folder, "Gemma2"), "<image>"),
-    "qwen2-vl": Family(qwen, "<|image_pad|>"),
-    "qwen2.5-vl": Family(lambda folder: qwen(folder, "2_5"), "<|image_pad|>"),
-    "qwen3-vl": Family(lambda folder: qwen(folder, "3"), "<|image_pad|>"),
-    "gemma-3": Family(gemma3, "<image_soft_token>"),
-    "smolvlm": Family(smolvlm, "<image>"),
-    "idefics3": Family(lambda folder: smolvlm(folder, "Idefics3"), "<image>"),
+    family.name: family
+    for family in (
+        Family("paligemma", "<image>"),
+        Family("paligemma2", "<image>"),
+        Family("qwen2-vl", "<|image_pad|>"),
+        Family("qwen2.5-vl", "<|image_pad|>"),
+        Family("qwen3-vl", "<|image_pad|>"),
+        Family("gemma3", "<image_soft_token>"),
+        Family("smolvlm", "<image>"),
+        Family("idefics3", "<image>"),
+    )
 }
 
 
@@ -402,7 +240,7 @@ def test_prompts_are_saved_and_loaded(taught: Taught, tmp_path: Path) -> None:
 
 
 def test_paligemma_is_asked_as_its_processor_asks(tmp_path: Path) -> None:
-    paligemma(tmp_path)
+    tiny.paligemma(tmp_path, CORPUS)
     prompts = Prompts.load(str(tmp_path), True)
     processor = transformers.AutoProcessor.from_pretrained(tmp_path)
     shown = Image.open(io.BytesIO(picture("red")))
@@ -419,7 +257,7 @@ def test_paligemma_is_asked_as_its_processor_asks(tmp_path: Path) -> None:
 
 
 def test_smolvlm_s_tiles_are_written_as_its_processor_writes_them(tmp_path: Path) -> None:
-    smolvlm(tmp_path)
+    tiny.smolvlm(tmp_path, CORPUS)
     prompts = Prompts.load(str(tmp_path), True)
     names = ("<fake_token_around_image>", "<image>", "<global-img>")
     for width, rows in ((32, 2), (64, 1)):
@@ -430,7 +268,7 @@ def test_smolvlm_s_tiles_are_written_as_its_processor_writes_them(tmp_path: Path
 
 
 def test_qwen_s_images_stand_between_their_marks_without_a_template_too(tmp_path: Path) -> None:
-    qwen(tmp_path)
+    tiny.qwen_vl(tmp_path, CORPUS)
     (tmp_path / "chat_template.json").unlink()
     prompts = Prompts.load(str(tmp_path), True)
     prompt = prompts.encode("Which colours?", (picture("red"), picture("blue")))
@@ -447,7 +285,7 @@ def test_models_that_see_are_known_by_their_config() -> None:
 
 
 def test_a_folder_without_a_processor_says_so(tmp_path: Path) -> None:
-    qwen(tmp_path)
+    tiny.qwen_vl(tmp_path, CORPUS)
     (tmp_path / "preprocessor_config.json").unlink()
     with pytest.raises(StudentError):
         Base(str(tmp_path), digest="x")

@@ -325,11 +325,11 @@ def test_attempts_at_problems_with_pictures(serve_openai, tmp_path: Path) -> Non
     serve_openai(faults=("wrong",), every=3)
     rules = Rules(share=0.1)
     spec = EpisodeSpec(teacher="no-data", domain="vqa", student="openai:stand-in", rules=rules)
-    attempts = evaluate_stage(spec, "feedback", None).attempts
+    attempts = evaluate_stage(spec, ("feedback",), None)[0].attempts
     assert 0 < sum(a.score for a in attempts) < len(attempts)
     write_lines(tmp_path / "attempts.jsonl", attempts)
     spec = spec.model_copy(update={"student": f"answers:{tmp_path / 'attempts.jsonl'}"})
-    assert evaluate_stage(spec, "feedback", None).attempts == attempts
+    assert evaluate_stage(spec, ("feedback",), None)[0].attempts == attempts
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -135,16 +136,17 @@ def test_a_bad_painter_in_a_file_is_told(teacher_file, attribute, message):
 
 def test_without_diffusers_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    with pytest.raises(UsageError, match=r'pip install "dgym\[images\]"') as raised:
-        find_painter("diffusers")
-    assert "\n" not in str(raised.value)
+    painter = find_painter("diffusers")
+    for use in (painter.check, partial(painter.paint, "a dog", 1)):
+        with pytest.raises(UsageError, match=r'pip install "dgym\[images\]"') as raised:
+            use()
+        assert "\n" not in str(raised.value)
 
 
 def test_nothing_heavy_is_loaded_before_the_first_picture():
     code = (
         "import sys\n"
         "from dgym.models import images\n"
-        "images.find_spec = lambda name: name\n"
         "from dgym.teachers.painters import find_painter\n"
         "print(*[find_painter(n).version for n in ('scene', 'noise', 'diffusers', 'diffusers:x')])\n"
         "print(*sorted({'torch', 'diffusers', 'transformers', 'PIL'} & set(sys.modules)))"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dgym.domains.tools.catalogue import ACCEPTS, CATALOGUE, Tool, fits
+from dgym.graders.plan_scores import precision_recall_f1
 
 MAX_CHARACTERS: Final = 20_000
 """A longer response is no plan."""
@@ -283,9 +284,7 @@ def compare(reference: Plan, plan: Plan | None) -> dict[str, float]:
     for (kind, wanted), (_, given) in zip(_labels(reference), _labels(plan or ()), strict=True):
         hits = (wanted & given).total()
         empty = float(plan is not None and not wanted and not given)
-        precision = hits / given.total() if given else empty
-        recall = hits / wanted.total() if wanted else empty
-        out[f"{kind}_precision"], out[f"{kind}_recall"] = precision, recall
-        out[f"{kind}_f1"] = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        precision, recall, f1 = precision_recall_f1(hits, given.total(), wanted.total(), empty)
+        out[f"{kind}_precision"], out[f"{kind}_recall"], out[f"{kind}_f1"] = precision, recall, f1
     out["plan_exact"] = float(plan is not None and same(reference, plan))
     return out

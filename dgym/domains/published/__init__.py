@@ -1,0 +1,1 @@
+"""Domains over data sets that others publish, one module each."""
