@@ -20,7 +20,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from dgym.errors import UsageError
-from dgym.leaderboard import Gains, with_seed
+from dgym.results.gains import Gains, with_seed
 from dgym.results.reader import Run
 from dgym.results.statistics import Bootstrap, Cell, Difference, difference, headline, holm
 

@@ -239,7 +239,8 @@ def asked_by(specs: Sequence[EpisodeSpec]) -> list[Checks]:
             found.setdefault(digest_of(chat), chat)
         painter = getattr(teacher.engine, "painter", None)
         # A picture is drawn only where problems have some.
-        if painter is not None and getattr(make_domain(spec.domain), "pictures", ""):
+        pictures: object = getattr(make_domain(spec.domain), "pictures", "")
+        if painter is not None and pictures:
             found.setdefault(f"painter {painter.name}", painter)
     return [asked for asked in found.values() if isinstance(asked, Checks)]
 

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgym import __version__
+from dgym.cli_export import register as register_export
+from dgym.cli_report import register as register_report
+from dgym.cli_results import register as register_results
 from dgym.errors import DgymError, UsageError, one_line, unknown_name
 
 if TYPE_CHECKING:
@@ -50,6 +53,9 @@ data_app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_app, name="data")
+register_results(app)
+register_report(app)
+register_export(app)
 
 
 class BackendName(StrEnum):
@@ -170,6 +176,10 @@ def bench(
         float | None,
         typer.Option(help="GPUs per student host, such as 0.25; one, or a part for small students, by default."),
     ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(help="Log to tensorboard, mlflow or wandb too, below the results folder (repeatable; Ray only)."),
+    ] = None,
     scale: Annotated[
         ScaleName,
         typer.Option(help="tiny: the suite on tiny random students, small fixtures and the test server, in minutes."),
@@ -190,6 +200,8 @@ def bench(
     from dgym.specs import load_suite
 
     _choose_sandbox(unsafe)
+    if track and backend is BackendName.local:
+        raise UsageError("--track goes through Ray Tune: leave --backend local out.")
     spec = extended(load_suite(suite), teacher or (), seeds)
     console = _console(stderr=as_json)
     with contextlib.ExitStack() as stack:
@@ -222,6 +234,7 @@ def bench(
                 per_host=per_host,
                 gpus_per_host=gpus_per_host,
                 verbose=verbose,
+                track=tuple(track or ()),
             ),
             begin=watch.begin,
             report=watch.report,
@@ -468,25 +481,6 @@ def pull_model(
     if model.licence:
         report(f"Licence: {model.licence}")
     report(f"Use it with: dgym run --student {model.student}")
-
-
-@app.command()
-def leaderboard(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Results folder of a run.")],
-    out: Annotated[Path | None, typer.Option(help="Write Markdown, CSV and JSON into this folder.")] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Show a run's leaderboard."""
-    from dgym import leaderboard as board
-    from dgym.results import open as open_run
-
-    built = board.build(open_run(run_folder))
-    if out is not None:
-        board.write(built, out)
-    if as_json:
-        typer.echo(built.json())
-        return
-    _console().print(built.rich())
 
 
 @app.command()

@@ -10,14 +10,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import pandas as pd
-import pyarrow.compute as pc
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
@@ -25,11 +24,9 @@ from rich.text import Text
 
 from dgym.errors import UsageError
 from dgym.results import statistics
+from dgym.results.gains import OVERALL, Entrant, count, tracks_of
 from dgym.results.reader import Run
-from dgym.results.statistics import Bootstrap, Cell, Difference, Estimate
-
-OVERALL: Final = "overall"
-"""Name of the table of teachers that entered all tracks."""
+from dgym.results.statistics import Bootstrap, Difference, Estimate
 
 _DETECTABLE = "Minimum detectable difference"
 _PRIVILEGED = "* privileged: the engine uses the domain's own generators."
@@ -133,43 +130,47 @@ class Leaderboard:
         """
         left_out = _WIDE if width >= _MEDIUM_WIDTH else (*_WIDE, *_MEDIUM)
         parts: list[RenderableType] = []
-        common = self._common()
+        common = self.common_notes()
         for table in self.tables:
-            shown = RichTable(title=_title(table), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-            for name in _COLUMNS:
+            shown = RichTable(title=title(table), title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
+            for name in COLUMNS:
                 if name == "teacher":
                     # The only column that folds where room is short.
                     shown.add_column(name, overflow="fold", min_width=14)
                 elif name not in left_out:
                     shown.add_column(name, justify="right", no_wrap=True)
             for row, following in zip(table.rows, [*table.rows[1:], None], strict=True):
-                cells = [text for name, text in _texts(row).items() if name not in left_out]
+                cells = [text for name, text in texts(row).items() if name not in left_out]
                 last_ranked = following is not None and following.control and not row.control
                 shown.add_row(*map(Text, cells), style="dim" if row.control else "", end_section=last_ranked)
-            parts += [shown, *(Text(note, style="dim") for note in table.notes if note not in common), Text("")]
+            parts += [shown, *(Text(note, style="dim") for note in self.own_notes(table)), Text("")]
         parts += [Text(note, style="dim") for note in common]
         return Group(*parts, *(Text(note, style="yellow") for note in self.notes))
 
     def markdown(self) -> str:
         """Renders all columns as Markdown."""
         lines = ["# Leaderboard", ""]
-        common = self._common()
+        common = self.common_notes()
         for table in self.tables:
-            lines += [f"## {_title(table)}", "", "| " + " | ".join(_COLUMNS) + " |"]
-            lines.append("|" + "|".join(":--" if name == "teacher" else "--:" for name in _COLUMNS) + "|")
+            lines += [f"## {title(table)}", "", "| " + " | ".join(COLUMNS) + " |"]
+            lines.append("|" + "|".join(":--" if name == "teacher" else "--:" for name in COLUMNS) + "|")
             for row in table.rows:
-                texts = [text.replace("|", "\\|").replace("*", "\\*") for text in _texts(row).values()]
-                lines.append("| " + " | ".join(texts) + " |")
-            own = [note for note in table.notes if note not in common]
-            lines += ["", *(f"- {note}" for note in own), ""]
+                escaped = [text.replace("|", "\\|").replace("*", "\\*") for text in texts(row).values()]
+                lines.append("| " + " | ".join(escaped) + " |")
+            lines += ["", *(f"- {note}" for note in self.own_notes(table)), ""]
         lines += [f"- {note.replace('*', chr(92) + '*')}" for note in (*common, *self.notes)]
         return "\n".join(lines).rstrip() + "\n"
 
-    def _common(self) -> list[str]:
+    def common_notes(self) -> list[str]:
         """Returns the notes that stand under every table, to be said once; what was measured stays with its table."""
         first, *rest = self.tables or (None,)
         shared = [n for n in first.notes if all(n in t.notes for t in rest)] if first else []
         return [note for note in shared if not note.startswith(_DETECTABLE)]
+
+    def own_notes(self, table: Table) -> list[str]:
+        """Returns the notes of a table that do not stand under every other."""
+        common = self.common_notes()
+        return [note for note in table.notes if note not in common]
 
     def frame(self) -> pd.DataFrame:
         """All rows of all tables, with plain numbers."""
@@ -184,6 +185,10 @@ class Leaderboard:
 
     def json(self) -> str:
         """Renders everything, pairs included, as JSON; what is missing is null."""
+        return json.dumps(self.plain(), indent=2, allow_nan=False) + "\n"
+
+    def plain(self) -> dict[str, Any]:
+        """Returns everything, pairs included, as JSON values; what is missing is `None`."""
         tables = [
             {
                 "track": table.track,
@@ -194,7 +199,7 @@ class Leaderboard:
             }
             for table in self.tables
         ]
-        return json.dumps({"tables": tables, "notes": list(self.notes)}, indent=2, allow_nan=False) + "\n"
+        return {"tables": tables, "notes": list(self.notes)}
 
 
 def build(run: Run, bootstrap: Bootstrap | None = None) -> Leaderboard:
@@ -208,23 +213,9 @@ def build(run: Run, bootstrap: Bootstrap | None = None) -> Leaderboard:
         The tables; none if the run holds no episode.
     """
     bootstrap = bootstrap or Bootstrap()
-    episodes, notes = _comparable(run.episodes)
-    gains = Gains.read(run, episodes)
-    lost = (episodes["status"] == "ok") & ~episodes["digest"].isin(gains.chosen)
-    if lost.any():
-        notes.append(f"{_count(lost.sum(), 'episode')} left out: the test attempts cannot be read.")
-        episodes = episodes[~lost]
-    new = 100 * (episodes["best_test_new"].astype(float) - episodes["base_test_new"].astype(float))
-    episodes = episodes.assign(area=_areas(run, episodes), new=new)
-    tracks = {
-        str(track): _entrants(episodes[(episodes["environment"] == track) | episodes["state_blind"]], gains)
-        for track in sorted(episodes.loc[~episodes["state_blind"], "environment"].unique())
-        or sorted(episodes["environment"].unique())
-    }
-    tables = [_table(track, entrants, bootstrap) for track, entrants in tracks.items()]
-    if len(tracks) > 1:
-        tables.append(_table(OVERALL, _in_all(list(tracks.values())), bootstrap))
-    return Leaderboard(tuple(tables), tuple(notes))
+    tracks = tracks_of(run)
+    tables = [_table(track, entrants, bootstrap) for track, entrants in tracks.entrants.items()]
+    return Leaderboard(tuple(tables), tracks.notes)
 
 
 def write(leaderboard: Leaderboard, folder: str | os.PathLike[str]) -> list[Path]:
@@ -236,10 +227,49 @@ def write(leaderboard: Leaderboard, folder: str | os.PathLike[str]) -> list[Path
     Raises:
         UsageError: If they cannot be written.
     """
-    texts = {"md": leaderboard.markdown(), "csv": leaderboard.csv(), "json": leaderboard.json()}
+    return write_files(folder, files({"": leaderboard}))
+
+
+def files(boards: Mapping[str, Leaderboard]) -> dict[str, str]:
+    """Renders the leaderboards of some runs as files, by name: Markdown, CSV and JSON.
+
+    Args:
+        boards: By the name of the run; with several, each has a part of its own under that name.
+    """
+    if len(boards) == 1:
+        (board,) = boards.values()
+        contents = board.markdown(), board.csv(), board.json()
+    else:
+        parts = ["# Leaderboard\n"]
+        for name, board in boards.items():
+            body = board.markdown().removeprefix("# Leaderboard\n").strip()
+            parts.append(f"## {name}\n\n{re.sub(r'^## ', '### ', body, flags=re.MULTILINE)}\n")
+        frames = [board.frame() for board in boards.values()]
+        for name, frame in zip(boards, frames, strict=True):
+            frame.insert(0, "run", name)
+        table = pd.concat([frame for frame in frames if len(frame)] or frames)
+        runs = {name: board.plain() for name, board in boards.items()}
+        contents = (
+            "\n".join(parts),
+            table.to_csv(index=False),
+            json.dumps({"runs": runs}, indent=2, allow_nan=False) + "\n",
+        )
+    return {f"leaderboard.{suffix}": text for suffix, text in zip(("md", "csv", "json"), contents, strict=True)}
+
+
+def write_files(folder: str | os.PathLike[str], contents: Mapping[str, str]) -> list[Path]:
+    """Writes texts into a folder, each in one atomic step, and returns the files.
+
+    Args:
+        folder: Made if it does not exist.
+        contents: Texts by the name of the file.
+
+    Raises:
+        UsageError: If one cannot be written.
+    """
     written = []
-    for suffix, text in texts.items():
-        path = Path(folder) / f"leaderboard.{suffix}"
+    for name, text in contents.items():
+        path = Path(folder) / name
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -252,146 +282,10 @@ def write(leaderboard: Leaderboard, folder: str | os.PathLike[str]) -> list[Path
 
 
 # --------------------------------------------------------------------------------------------------------------
-# Episodes to cells
-
-
-@dataclass(frozen=True)
-class Gains:
-    """Gains in points per problem, by digest, at the chosen and at the last iteration; problems by domain."""
-
-    chosen: dict[str, statistics.Array]
-    last: dict[str, statistics.Array]
-    problems: dict[str, tuple[str, ...]]
-
-    @classmethod
-    def read(cls, run: Run, episodes: pd.DataFrame) -> Gains:
-        """Reads the gains of episodes that finished, those whose test attempts are all there."""
-        columns = ["digest", "iteration", "split", "problem", "score"]
-        attempts = run.arrow("attempts", columns, where=pc.field("split") == "test").to_pandas()
-        chosen, last, problems = {}, {}, {}
-        for domain, part in episodes[episodes["status"] == "ok"].groupby("domain"):
-            rows = attempts[attempts["digest"].isin(part["digest"])]
-            wide = rows.pivot(index=["digest", "iteration"], columns="problem", values="score").dropna(axis="columns")
-            problems[str(domain)] = tuple(map(str, wide.columns))
-            score = dict(zip(wide.index, wide.to_numpy(dtype=float), strict=True))
-            for digest, best, end in zip(part["digest"], part["best_iteration"], part["iterations_run"], strict=True):
-                if {(digest, 0), (digest, int(best)), (digest, int(end))} <= score.keys():
-                    chosen[digest] = 100 * (score[digest, int(best)] - score[digest, 0])
-                    last[digest] = 100 * (score[digest, int(end)] - score[digest, 0])
-        return cls(chosen, last, problems)
-
-    def cells(self, episodes: pd.DataFrame, gains: dict[str, statistics.Array]) -> list[Cell]:
-        """One teacher's cells, failed episodes counted as `statistics.with_failures` says."""
-        out = []
-        for (domain, student), part in episodes.sort_values("seed").groupby(["domain", "student"]):
-            failed = part["status"] != "ok"
-            problems = self.problems.get(str(domain)) or ("none",)
-            done = np.array([gains[d] for d in part.loc[~failed, "digest"]]).reshape(-1, len(problems))
-            seeds = (*part.loc[~failed, "seed"], *part.loc[failed, "seed"])
-            matrix = statistics.with_failures(done, int(failed.sum()))
-            out.append(Cell(str(domain), str(student), seeds, problems, matrix))
-        return out
-
-
-@dataclass(frozen=True)
-class _Entrant:
-    """A teacher in a track: its episodes and its cells at the chosen and at the last iteration."""
-
-    label: str
-    episodes: pd.DataFrame
-    chosen: list[Cell]
-    last: list[Cell]
-
-    @property
-    def control(self) -> bool:
-        return not bool(self.episodes["ranked"].iloc[0])
-
-    @property
-    def places(self) -> set[tuple[str, str]]:
-        return {(cell.domain, cell.student) for cell in self.chosen}
-
-    def mean(self, column: str) -> float:
-        """Mean over the seeds that finished, then cells, then domains; NaN if there is nothing to average."""
-        finished = self.episodes[self.episodes["status"] == "ok"]
-        means = finished.groupby(["domain", "student"])[column].mean().groupby("domain").mean()
-        return float(means.mean())
-
-
-def _comparable(episodes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Cuts to the latest protocol and, for each teacher, cell and seed, to the latest version of the episode."""
-    notes: list[str] = []
-    # Variations exchange more than the teacher: they stand in a table of their own (`dgym.ablation`).
-    episodes = episodes[episodes["variation"] == ""].sort_values("finished_at")
-    if episodes.empty:
-        return episodes.assign(seed="", entrant=""), notes
-    same = episodes["protocol"] == episodes["protocol"].iloc[-1]
-    if not same.all():
-        notes.append(f"{_count((~same).sum(), 'episode')} of another protocol (rules, recipe or engine) left out.")
-    episodes = episodes[same]
-    episodes = with_seed(episodes)
-    # A teacher's file that was edited between two runs makes two entrants, not one mixture.
-    pins = episodes["pins"].map(lambda text: str(json.loads(text).get("teacher", "")))
-    params = episodes["spec"].map(lambda text: json.dumps(json.loads(text).get("teacher_params"), sort_keys=True))
-    episodes = episodes.assign(pin=pins, entrant=episodes["teacher"] + "\n" + params + "\n" + pins)
-    latest = episodes.drop_duplicates(["entrant", "environment", "domain", "student", "seed"], keep="last")
-    if len(latest) < len(episodes):
-        notes.append(f"{_count(len(episodes) - len(latest), 'episode')} left out: run again since something changed.")
-    labels = latest.drop_duplicates("entrant").set_index("entrant")
-    twice = labels["teacher_label"].duplicated(keep=False)
-    labels.loc[twice, "teacher_label"] += " #" + labels.loc[twice, "pin"].str[:6]
-    return latest.assign(teacher_label=latest["entrant"].map(labels["teacher_label"])), notes
-
-
-def with_seed(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Adds a column `seed` that names the three seeds of each episode; what shares it can be paired."""
-    seed = episodes[["seed_variant", "seed_training", "seed_teacher"]].astype(str).agg("-".join, axis="columns")
-    return episodes.assign(seed=seed)
-
-
-def _areas(run: Run, episodes: pd.DataFrame) -> pd.Series[float]:
-    """Area under each episode's gain-by-data curve, in points; on test where the rules test every iteration."""
-    columns = ["digest", "iteration", "selection", "test", "examples_submitted"]
-    steps = run.arrow("steps", columns).to_pandas().sort_values("iteration")
-    areas = {}
-    parts = dict(iter(steps.groupby("digest")))
-    for digest, spec in zip(episodes["digest"], episodes["spec"], strict=True):
-        if digest in parts:
-            part, rules = parts[digest], json.loads(spec)["rules"]
-            score = part["test" if rules["test_every_iteration"] else "selection"]
-            gain = (100 * (score - score.iloc[0])).tolist()
-            budget = rules["iterations"] * rules["budget"]["examples_per_iteration"]
-            budget = min(budget, rules["budget"]["examples_total"] or budget)
-            areas[digest] = statistics.area_under_curve(part["examples_submitted"].cumsum().tolist(), gain, budget)
-    return episodes["digest"].map(areas).astype(float)
-
-
-def _entrants(episodes: pd.DataFrame, gains: Gains) -> list[_Entrant]:
-    return [
-        _Entrant(
-            str(part["teacher_label"].iloc[0]), part, gains.cells(part, gains.chosen), gains.cells(part, gains.last)
-        )
-        for _, part in episodes.groupby("entrant", sort=True)
-    ]
-
-
-def _in_all(tracks: Sequence[Sequence[_Entrant]]) -> list[_Entrant]:
-    """The teachers that entered all tracks, with gains averaged over them."""
-    by_label = [{entrant.label: entrant for entrant in entrants} for entrants in tracks]
-    out = []
-    for label in by_label[0]:
-        found = [entrants[label] for entrants in by_label if label in entrants]
-        chosen = statistics.average([e.chosen for e in found])
-        if len(found) == len(tracks) and chosen:
-            episodes = pd.concat([e.episodes for e in found]).drop_duplicates("digest")
-            out.append(_Entrant(label, episodes, chosen, statistics.average([e.last for e in found])))
-    return out
-
-
-# --------------------------------------------------------------------------------------------------------------
 # Cells to tables
 
 
-def _table(track: str, entrants: Sequence[_Entrant], bootstrap: Bootstrap) -> Table:
+def _table(track: str, entrants: Sequence[Entrant], bootstrap: Bootstrap) -> Table:
     places = set().union(*(e.places for e in entrants))
     reasons = {e.label: _unranked(e, len(places)) for e in entrants}
     compared = [e for e in entrants if not e.control and e.places == places]
@@ -405,7 +299,14 @@ def _table(track: str, entrants: Sequence[_Entrant], bootstrap: Bootstrap) -> Ta
     }
     intervals = statistics.rank_intervals(len(eligible), among)
     ranks = {compared[i].label: interval for i, interval in zip(eligible, intervals, strict=True)}
-    rows = [_row(e, ranks.get(e.label), reasons[e.label], bootstrap) for e in entrants]
+    gains = statistics.estimates([e.chosen for e in entrants], bootstrap)
+    there = [e for e in entrants if e.last]
+    lasts = statistics.estimates([e.last for e in there], bootstrap)
+    last = {e.label: found for e, found in zip(there, lasts, strict=True)}
+    rows = [
+        _row(e, ranks.get(e.label), reasons[e.label], gain, last.get(e.label))
+        for e, gain in zip(entrants, gains, strict=True)
+    ]
     rows.sort(key=lambda row: (row.control, -row.gain.value, row.teacher))
     smallest = statistics.minimum_detectable_difference(list(pairs.values()))
     notes = [
@@ -423,7 +324,7 @@ def _table(track: str, entrants: Sequence[_Entrant], bootstrap: Bootstrap) -> Ta
         stopped = int(entrant.episodes["stopped"].notna().sum())
         if stopped:
             notes.append(
-                f"{entrant.label}: {_count(stopped, 'episode')} ended early at the limit on spending, "
+                f"{entrant.label}: {count(stopped, 'episode')} ended early at the limit on spending, "
                 "and count with what they had."
             )
     if any(row.privileged for row in rows):
@@ -432,25 +333,25 @@ def _table(track: str, entrants: Sequence[_Entrant], bootstrap: Bootstrap) -> Ta
     return Table(track, tuple(rows), named, smallest, tuple(notes))
 
 
-def _unranked(entrant: _Entrant, places: int) -> str:
+def _unranked(entrant: Entrant, places: int) -> str:
     if entrant.control:
         return "control or ceiling"
     if len(entrant.chosen) < places:
         return f"{len(entrant.chosen)} of {places} cells"
     seeds = min(len(cell.seeds) for cell in entrant.chosen)
     needed = statistics.MIN_SEEDS_RANK
-    return f"{_count(seeds, 'seed')}, a rank needs {needed}" if seeds < needed else ""
+    return f"{count(seeds, 'seed')}, a rank needs {needed}" if seeds < needed else ""
 
 
-def _row(entrant: _Entrant, rank: tuple[int, int] | None, unranked: str, bootstrap: Bootstrap) -> Row:
+def _row(entrant: Entrant, rank: tuple[int, int] | None, unranked: str, gain: Estimate, last: Estimate | None) -> Row:
     episodes = entrant.episodes
     return Row(
         teacher=entrant.label,
         rank=rank,
         unranked=unranked,
-        gain=statistics.estimate(entrant.chosen, bootstrap),
+        gain=gain,
         interquartile_mean=statistics.interquartile_mean(entrant.chosen),
-        last=statistics.estimate(entrant.last, bootstrap) if entrant.last else None,
+        last=last,
         retention=100 * entrant.mean("retention"),
         new=entrant.mean("new"),
         area=entrant.mean("area"),
@@ -460,7 +361,7 @@ def _row(entrant: _Entrant, rank: tuple[int, int] | None, unranked: str, bootstr
         student_seconds=entrant.mean("seconds_student"),
         seeds=min(len(cell.seeds) for cell in entrant.chosen),
         failures=int((episodes["status"] != "ok").sum()),
-        privileged=bool(episodes["privileged"].any()),
+        privileged=entrant.privileged,
         control=entrant.control,
     )
 
@@ -468,22 +369,33 @@ def _row(entrant: _Entrant, rank: tuple[int, int] | None, unranked: str, bootstr
 # --------------------------------------------------------------------------------------------------------------
 # Text
 
-_COLUMNS: Final = (
-    "rank",
-    "teacher",
-    "gain [95 %]",
-    "IQM",
-    "last [95 %]",
-    "retention",
-    "new",
-    "area",
-    "examples",
-    "tokens",
-    "cost $",
-    "seconds",
-    "seeds",
-    "failed",
-)
+GAIN: Final = "gain [95 %]"
+"""The column of the headline."""
+
+MEANINGS: Final = {
+    "rank": "best and worst place that the data leave open; teachers that cannot be told apart share places",
+    "teacher": "its name with its parameters; * privileged: the engine uses the domain's own generators",
+    GAIN: "headline: points of test score over the untrained student at the iteration chosen on selection, mean over "
+    "domains of the mean over seeds, with its bootstrap interval over seeds and problems",
+    "IQM": "interquartile mean of the seeds' gains, in points",
+    "last [95 %]": "the headline at the last iteration, which shows the harm that the choice hides",
+    "retention": "mean change on the skills that the student had, in points",
+    "new": "mean gain on new combinations, in points, where the domain holds some out",
+    "area": "mean height of the gain-by-data curve up to the budget, in points",
+    "examples": "examples submitted in an episode",
+    "tokens": "response tokens submitted in an episode",
+    "cost $": "price of the teacher's calls in an episode, in US dollars",
+    "seconds": "training and answering in an episode",
+    "seeds": "fewest seeds in a cell, failed ones included",
+    "failed": "failed episodes: each counts as the lower of 0 and the teacher's worst seed",
+}
+"""What the columns say."""
+
+COLUMNS: Final = tuple(MEANINGS)
+"""Columns of a table as text."""
+
+PAIR_COLUMNS: Final = ("first", "second", "difference [95 %]", "P(first better)", "p (Holm)")
+"""Columns of pairs of teachers as text."""
 
 _WIDE: Final = ("IQM", "tokens", "cost $")
 """Columns that a terminal of 120 columns has no room for."""
@@ -494,18 +406,19 @@ _MEDIUM: Final = ("new", "area", "examples", "seconds", "seeds", "failed")
 _MEDIUM_WIDTH: Final = 110
 
 
-def _texts(row: Row) -> dict[str, str]:
+def texts(row: Row) -> dict[str, str]:
+    """Returns a row as text, by column."""
     low, high = row.rank or (0, 0)
     rank = "–" if row.rank is None else str(low) if low == high else f"{low}–{high}"
     values = (
         rank,
         row.teacher + ("*" if row.privileged else ""),
         _estimate(row.gain),
-        _points(row.interquartile_mean),
+        points(row.interquartile_mean),
         _estimate(row.last),
-        _points(row.retention),
-        _points(row.new),
-        _points(row.area),
+        points(row.retention),
+        points(row.new),
+        points(row.area),
         _number(row.examples),
         _number(row.tokens),
         _number(row.cost, 2),
@@ -513,13 +426,19 @@ def _texts(row: Row) -> dict[str, str]:
         str(row.seeds),
         str(row.failures),
     )
-    return dict(zip(_COLUMNS, values, strict=True))
+    return dict(zip(COLUMNS, values, strict=True))
 
 
-def _points(value: float) -> str:
+def points(value: float) -> str:
+    """Writes points with their sign; NaN as a dash."""
     if math.isnan(value):
         return "–"
     return f"{value:+.1f}" if round(value, 1) else "0.0"
+
+
+def with_interval(value: float, interval: tuple[float, float] | None) -> str:
+    """Writes points with their interval, if there is one."""
+    return points(value) + (f" [{points(interval[0])}, {points(interval[1])}]" if interval else "")
 
 
 def _number(value: float, digits: int = 0) -> str:
@@ -527,14 +446,18 @@ def _number(value: float, digits: int = 0) -> str:
 
 
 def _estimate(estimate: Estimate | None) -> str:
-    if estimate is None:
-        return "–"
-    interval = estimate.interval
-    return _points(estimate.value) + (f" [{_points(interval[0])}, {_points(interval[1])}]" if interval else "")
+    return "–" if estimate is None else with_interval(estimate.value, estimate.interval)
+
+
+def pair_texts(first: str, second: str, pair: Difference) -> tuple[str, ...]:
+    """Returns a pair as text, in the order of `PAIR_COLUMNS`."""
+    adjusted = "–" if pair.adjusted is None else f"{pair.adjusted:.3f}"
+    return first, second, _estimate(pair.gain), f"{pair.improvement:.2f}", adjusted
 
 
 def _flat_pair(first: str, second: str, pair: Difference) -> dict[str, Any]:
     low, high = pair.gain.interval or (None, None)
+    least, most = pair.improvement_interval or (None, None)
     return {
         "first": first,
         "second": second,
@@ -542,14 +465,16 @@ def _flat_pair(first: str, second: str, pair: Difference) -> dict[str, Any]:
         "difference_low": low,
         "difference_high": high,
         "probability_of_improvement": pair.improvement,
+        "probability_low": least,
+        "probability_high": most,
         "p_value": pair.p_value,
         "p_value_holm": pair.adjusted,
     }
 
 
-def _title(table: Table) -> str:
+def title(table: Table) -> str:
+    """Returns a table's heading."""
     return "Overall" if table.track == OVERALL else f"Track: {table.track}"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+_texts, _COLUMNS = texts, COLUMNS

@@ -127,7 +127,10 @@ def test_an_episode_whose_attempts_are_lost_is_left_out(tmp_path):
     with pytest.warns(UserWarning, match="is left out"):
         board = leaderboard.build(results.open(tmp_path), BOOTSTRAP)
     assert rows(board)["weakness"].gain.value == pytest.approx(25)
-    assert board.notes == ("1 episode left out: the test attempts cannot be read.",)
+    assert board.notes == (
+        "1 episode left out: the test attempts cannot be read.",
+        "Partial: 1 file of the table attempts cannot be read.",
+    )
 
 
 def test_protocols_and_versions_of_a_teacher_are_not_mixed(tmp_path):

@@ -50,6 +50,7 @@ class RayBackend:
         per_host: Episodes at a time per host.
         gpus_per_host: GPUs of a host: a part of one, or whole ones.
         verbose: Whether Ray's own messages are shown.
+        track: Trackers to log to as well; see `dgym.cluster.callbacks`.
     """
 
     address: str | None = None
@@ -58,16 +59,22 @@ class RayBackend:
     per_host: int | None = None
     gpus_per_host: float | None = None
     verbose: bool = False
+    track: tuple[str, ...] = ()
 
     def run(self, job: Job, report: Report) -> Usage:
         """Runs all episodes and waits for them.
 
         Raises:
-            UsageError: If the cluster cannot be reached, or if what was asked for does not fit it.
+            UsageError: If the cluster cannot be reached, if what was asked for does not fit it, or if there is no such
+                tracker.
             InfrastructureError: If Ray itself fails; what is finished stays finished.
         """
         Wishes(gpus_per_host=self.gpus_per_host).check()
         quiet(self.verbose)
+        if self.track:
+            from dgym.cluster.callbacks import check
+
+            check(self.track)
         _must_answer(self.address)
         import ray
 
@@ -137,19 +144,32 @@ class RayBackend:
 
         from dgym.cluster.trial import EpisodeTrial, Watcher
 
+        space: dict[str, Any] = {"index": tune.grid_search(list(range(len(job.episodes))))}
+        trackers: list[tune.Callback] = []
+        names = None
+        if self.track:
+            from dgym.cluster.callbacks import callbacks, described, named
+
+            space |= described(job)
+            trackers, names = callbacks(self.track, job), named(job)
         with tempfile.TemporaryDirectory(prefix="dgym-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(
                     tune.with_parameters(EpisodeTrial, job=job, shared=shared),
                     {"cpu": 0.01},
                 ),
-                param_space={"index": tune.grid_search(list(range(len(job.episodes))))},
-                tune_config=tune.TuneConfig(max_concurrent_trials=at_a_time, reuse_actors=True),
+                param_space=space,
+                tune_config=tune.TuneConfig(
+                    max_concurrent_trials=at_a_time,
+                    reuse_actors=True,
+                    trial_name_creator=names,
+                    trial_dirname_creator=names,
+                ),
                 run_config=tune.RunConfig(
                     name="episodes",
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[Watcher(job, report, shared.manager)],
+                    callbacks=[Watcher(job, report, shared.manager), *trackers],
                     failure_config=tune.FailureConfig(max_failures=1),
                     checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
                 ),

@@ -95,7 +95,7 @@ def decode(response: str, language: Language = "python") -> list[Call] | None:
 
 
 def _read_python(text: str) -> list[Call]:
-    parsed = compile(text.strip().strip("'"), _SOURCE, "eval", ast.PyCF_ONLY_AST, dont_inherit=True)
+    parsed: Any = compile(text.strip().strip("'"), _SOURCE, "eval", ast.PyCF_ONLY_AST, dont_inherit=True)
     body: Any = parsed.body
     calls = [body] if isinstance(body, ast.Call) else body.elts
     if not all(isinstance(call, ast.Call) for call in calls):
@@ -119,7 +119,7 @@ def _value(node: ast.expr | None) -> Any:
         case ast.Constant(value=value):
             return "..." if value is Ellipsis else value
         case ast.UnaryOp(operand=ast.Constant(value=value)):
-            return operator.neg(value)
+            return operator.neg(value)  # type: ignore[arg-type]  # of a text it raises, as it should
         case ast.List(elts=elements):
             return [_value(element) for element in elements]
         case ast.Tuple(elts=elements):
@@ -258,14 +258,15 @@ def matches(
 
 
 def _named(functions: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {function["name"]: function for function in reversed(functions)}[next(iter(wanted))]
+    by_name: dict[str, Mapping[str, Any]] = {function["name"]: function for function in reversed(functions)}
+    return by_name[next(iter(wanted))]
 
 
 def _fits(function: Mapping[str, Any], call: Call, wanted: Mapping[str, Any], language: Language) -> bool:
     """Whether one call is a function's, with all that it requires and with values that are right."""
     name, given = call
     known = function["parameters"]["properties"]
-    possible: Mapping[str, Sequence[Any]] = next(iter(wanted.values()))
+    possible: Mapping[str | None, Sequence[Any]] = next(iter(wanted.values()))
     if name != function["name"] or any(parameter not in given for parameter in function["parameters"]["required"]):
         return False
     for parameter, value in given.items():
@@ -316,7 +317,8 @@ def _typed(value: Any, possible: Sequence[Any], outer: type, inner: type | None)
     if inner is None:
         return True, variable
     # One level deep; an answer that is no list says nothing of items.
-    nested = any(not isinstance(one, list) or all(_typed(v, one, inner, None)[0] for v in value) for one in possible)
+    items: Any = value
+    nested = any(not isinstance(one, list) or all(_typed(v, one, inner, None)[0] for v in items) for one in possible)
     return nested, variable
 
 
@@ -339,7 +341,7 @@ def _same_dict(value: Mapping[Any, Any], possible: Mapping[str, Sequence[Any]]) 
     return all(key in value or "" in values for key, values in possible.items())
 
 
-def _same_dicts(value: Sequence[Mapping[Any, Any]], possible: Sequence[Mapping[str, Sequence[Any]]]) -> bool:
+def _same_dicts(value: Sequence[Mapping[Any, Any]], possible: Sequence[Any]) -> bool:
     """Whether each dictionary is right, in this order."""
     return len(value) == len(possible) and all(
         one != "" and _same_dict(item, one) for item, one in zip(value, possible, strict=True)

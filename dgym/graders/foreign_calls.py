@@ -66,10 +66,12 @@ def _grammar(language: str) -> Any:
     import tree_sitter
 
     if language == "java":
-        import tree_sitter_java as grammar
-    else:
-        import tree_sitter_javascript as grammar
-    return tree_sitter.Language(grammar.language())
+        import tree_sitter_java
+
+        return tree_sitter.Language(tree_sitter_java.language())
+    import tree_sitter_javascript
+
+    return tree_sitter.Language(tree_sitter_javascript.language())
 
 
 def read_foreign(source: str, language: str) -> list[tuple[str, dict[str | None, Any]]] | None:

@@ -176,7 +176,7 @@ def _from_code(text: str) -> Plan | None:
             except _UNREADABLE:
                 continue
     numbers: dict[str, int] = {}
-    plan = []
+    plan: list[Any] = []
     for name, call in statements:
         tool: Any = call.func
         try:

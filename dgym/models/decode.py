@@ -28,7 +28,7 @@ WORTH: Final = 32 * 2**20
 
 def worth_it(model: Any) -> bool:
     """Whether a model is large enough for sharing and leaving."""
-    return sum(p.numel() * p.element_size() for p in model.parameters()) >= WORTH
+    return bool(sum(p.numel() * p.element_size() for p in model.parameters()) >= WORTH)
 
 
 def plain(model: Any) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Final
 from urllib.parse import quote, unquote
 
@@ -29,6 +29,9 @@ READABLE: Final = ("2", SCHEMA_VERSION)
 """Versions that are read: columns that an older one did not have yet are null."""
 
 VERSION_KEY: Final = b"dgym.schema"
+
+PLANNED: Final = "planned.json"
+"""File of a run's folder with the digests of the episodes that the last `dgym bench` set out to have there."""
 
 _TEXT, _INT, _REAL, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _MEASURES = pa.map_(pa.string(), pa.float64())
@@ -278,7 +281,7 @@ def part_path(table: str, partitions: dict[str, str], digest: str) -> Path:
     return Path(table, *folders, f"{digest}.parquet")
 
 
-def partitions_of(part: Path) -> dict[str, str]:
+def partitions_of(part: PurePath) -> dict[str, str]:
     """Reads the partition values from a part's path: the inverse of `part_path`."""
     pairs = (folder.partition("=") for folder in part.parts[:-1])
     return {name: unquote(value) for name, equals, value in pairs if equals}

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -25,7 +25,7 @@ from dgym import registry
 from dgym.core import NEW_COMBINATION, Call, Feedback, Plan, Step, digest, to_json
 from dgym.errors import InfrastructureError, boundary_of, one_line
 from dgym.results.reader import is_whole, part_files, read_part
-from dgym.results.schema import TABLES, part_path
+from dgym.results.schema import PLANNED, TABLES, part_path
 from dgym.specs import EpisodeSpec, Identity
 
 RETAINED: Final = 0.5
@@ -127,22 +127,58 @@ def finished(run_dir: str | PathLike[str]) -> set[str]:
     return found
 
 
-def write_parquet(table: pa.Table, path: Path, level: int | None = None) -> None:
+def announce(run_dir: str | PathLike[str], digests: Sequence[str]) -> None:
+    """Notes which episodes a run is to have, so that a reader can say what is still to come.
+
+    Args:
+        run_dir: The run's folder, which exists.
+        digests: Of all its episodes, finished ones among them; what was noted before is replaced.
+
+    Raises:
+        InfrastructureError: If it cannot be written.
+    """
+    path = Path(run_dir) / PLANNED
+
+    def write(temporary: Path) -> None:
+        temporary.write_text(_json({"episodes": sorted(digests)}), encoding="utf-8")
+
+    _replaced(path, write)
+
+
+def write_parquet(
+    table: pa.Table | Iterable[pa.Table], path: Path, *, schema: pa.Schema | None = None, level: int | None = None
+) -> None:
     """Writes a Parquet file in one atomic step.
 
     Args:
-        table: What to write.
+        table: What to write, or pieces that are written one after the other.
         path: Where.
-        level: How hard zstandard tries, from 1 to 22; its own default without.
+        schema: Of the pieces.
+        level: How hard zstandard tries, from 1 to 22; Snappy without, which opens many small files in half the time.
 
     Raises:
         InfrastructureError: If it cannot be written; nothing is then left behind.
     """
+    how = {"compression": "snappy"} if level is None else {"compression": "zstd", "compression_level": level}
+    options: dict[str, Any] = {**how, "write_page_checksum": True}
+
+    def write(temporary: Path) -> None:
+        if isinstance(table, pa.Table):
+            pq.write_table(table, temporary, **options)
+            return
+        with pq.ParquetWriter(temporary, schema, **options) as file:
+            for piece in table:
+                file.write_table(piece)
+
+    _replaced(path, write)
+
+
+def _replaced(path: Path, write: Callable[[Path], None]) -> None:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            pq.write_table(table, temporary, compression="zstd", compression_level=level, write_page_checksum=True)
+            write(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -209,10 +245,17 @@ def _summary_row(steps: Sequence[Step]) -> Row:
     }
     if not steps:
         return row
+    return row | score_row(steps)
+
+
+def score_row(steps: Sequence[Step]) -> Row:
+    """Returns the columns of `episodes` that follow from the verdicts of an episode's steps, of which there is one."""
     base, last = steps[0], steps[-1]
-    best = max(steps, key=lambda step: (step.selection.score, -step.iteration))
+    # Whatever is best was tested when it was answered; graded anew, another may be.
+    tested = [step for step in steps if step.test is not None] or steps
+    best = max(tested, key=lambda step: (step.selection.score, -step.iteration))
     had = _skills_had(base.test)
-    return row | {
+    return {
         "best_iteration": best.iteration,
         "base_test": _score(base.test),
         "best_test": _score(best.test),

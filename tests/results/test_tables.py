@@ -1,7 +1,11 @@
 """Writer, schema and reader, on real Parquet files."""
 
 import json
+import shutil
+import warnings
 
+import duckdb
+import fsspec
 import pandas as pd
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -9,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgym import results
+from dgym import leaderboard, results
 from dgym.core import Example, Verdict
 from dgym.errors import InfrastructureError, TeacherError, UsageError
 from dgym.results import writer as writing
@@ -266,3 +270,186 @@ def test_what_an_older_version_did_not_have_yet_is_null_and_what_it_lost_is_an_e
     pq.write_table(old.replace_schema_metadata({b"dgym.schema": b"3"}), path)
     with pytest.raises(ValueError, match="is left out"):
         read_part(tmp_path / "episodes", part, new)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Lazily: only what is asked for
+
+
+def test_rows_are_chosen_by_columns_that_are_not_read_and_lists_do_as_well(tmp_path):
+    write(tmp_path, identity())
+    run = results.open(tmp_path)
+    frame = run.frame("attempts", ["score"], where=[("split", "==", "test"), ("iteration", ">", 0)])
+    assert list(frame.columns) == ["score"]
+    assert len(frame) == 8
+    either = run.arrow("attempts", ["iteration"], where=[[("split", "==", "feedback")], [("problem", "==", "p3")]])
+    assert either.num_rows == 3 * 2 + 3
+    assert run.arrow("attempts", [], where=[("split", "==", "test")]).num_columns == 0
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_encoded_text_is_the_same_text(tmp_path, table):
+    write(tmp_path, identity())
+    write(tmp_path, identity("other"))
+    run = results.open(tmp_path)
+    plain, encoded = run.arrow(table), run.arrow(table, encoded=True)
+    assert encoded.schema.field("teacher").type.value_type == plain.schema.field("teacher").type
+    assert encoded.cast(plain.schema).to_pylist() == plain.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "where", "said"),
+    [
+        (["scores"], None, "Did you mean 'score'"),
+        (None, [("splits", "==", "test")], "Did you mean 'split'"),
+        (None, ds.field("skil") == "first", "Did you mean 'skill'"),
+        (None, ds.field("score") == "high", "cannot be chosen"),
+        (None, "score > 1", "cannot be chosen"),
+    ],
+)
+def test_a_wrong_column_or_filter_is_one_line_that_helps(tmp_path, columns, where, said):
+    write(tmp_path, identity())
+    with pytest.raises(UsageError, match=said) as raised:
+        results.open(tmp_path).arrow("attempts", columns, where)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "where", [[("digest", "==", None)], [("teacher", "==", "whole")], [("environment", "in", ["skill-list"])]]
+)
+def test_parts_of_other_episodes_are_not_opened(tmp_path, where):
+    whole = identity("whole", environment="skill-list")
+    write(tmp_path, whole)
+    broken = write(tmp_path, identity("broken")).relative_to("episodes")
+    (tmp_path / "steps" / broken).write_bytes(b"PAR1")
+    where = [(name, operator, value or whole.digest) for name, operator, value in where]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(results.open(tmp_path).frame("steps", where=where)) == 3
+    with pytest.warns(UserWarning, match="is left out"):
+        assert len(results.open(tmp_path).frame("steps", where=[("iteration", ">=", 0)])) == 3
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Other places
+
+
+def in_memory(folder, name):
+    """Copies a folder into fsspec's file system in memory, and returns its URL."""
+    memory = fsspec.filesystem("memory")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            memory.pipe(f"/{name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
+    return f"memory://{name}"
+
+
+@pytest.mark.parametrize("teacher", ["weakness", "my dir/x=y 50%.py:Best"])
+def test_a_run_at_a_url_reads_as_on_this_machine(tmp_path, teacher):
+    write(tmp_path, identity(teacher))
+    write(tmp_path, identity(teacher, 2), STEPS[:1], TeacherError("no"))
+    (tmp_path / "episodes/.half.1.tmp").write_bytes(b"PAR1")
+    here = results.open(tmp_path)
+    for url in (f"file://{tmp_path}", in_memory(tmp_path, f"runs-{tmp_path.name}")):
+        there = results.open(url)
+        assert there.name == url
+        for name in TABLES:
+            assert there.arrow(name).equals(here.arrow(name))
+        chosen = there.frame("attempts", ["score"], where=[("split", "==", "test"), ("teacher", "==", teacher)])
+        assert len(chosen) == 3 * 4 + 4
+        assert there.partial == ()
+
+
+def test_a_truncated_part_at_a_url_is_left_out(tmp_path):
+    write(tmp_path, identity())
+    part = write(tmp_path, identity(seed=2)).relative_to("episodes")
+    (tmp_path / "steps" / part).write_bytes((tmp_path / "steps" / part).read_bytes()[:-20])
+    run = results.open(in_memory(tmp_path, f"broken-{tmp_path.name}"))
+    with pytest.warns(UserWarning, match="is left out"):
+        assert len(run.steps) == 3
+
+
+def test_a_url_that_leads_nowhere_is_one_line():
+    with pytest.raises(UsageError, match=r"no file system for nowhere://"):
+        results.open("nowhere://bucket/run")
+    with pytest.raises(UsageError, match=r"no run in 'memory://not/there'"):
+        results.open("memory://not/there")
+
+
+@pytest.mark.parametrize("teacher", ["weakness", "my dir/x=y 50%.py:Best"])
+def test_duckdb_reads_the_part_files_as_they_are(tmp_path, teacher):
+    write(tmp_path, identity(teacher))
+    write(tmp_path, identity("other", environment="skill-list"))
+    parts = f"{tmp_path}/attempts/*/*/*/*.parquet"
+    rows = f"read_parquet('{parts}', hive_partitioning=true)"
+    rows = f"read_parquet('{parts}', hive_partitioning=true)"
+    query = f"select avg(score), count(*) from {rows} where teacher = ? and split = 'test'"
+    mean, count = duckdb.execute(query, [teacher]).fetchone()
+    ours = results.open(tmp_path).frame(
+        "attempts", ["score"], where=[("teacher", "==", teacher), ("split", "==", "test")]
+    )
+    assert (mean, count) == (pytest.approx(ours.score.mean()), len(ours))
+    names = duckdb.execute(f"select distinct environment from '{parts}' order by 1").fetchall()
+    assert names == [("open-ended",), ("skill-list",)]
+
+
+# --------------------------------------------------------------------------------------------------------------
+# What is not there
+
+
+def test_a_missing_table_is_said_once_and_leaves_the_others(tmp_path):
+    for seed in (1, 2, 3):
+        write(tmp_path, identity(seed=seed))
+    shutil.rmtree(tmp_path / "attempts")
+    run = results.open(tmp_path)
+    assert run.partial == ()
+    with pytest.warns(UserWarning, match="has no table attempts") as warned:
+        assert run.attempts.empty
+    assert len(warned) == 1
+    assert run.partial == ("Partial: the table attempts is missing.",)
+    assert len(run.steps) == 9
+    assert leaderboard.build(run).notes[0] == "3 episodes left out: the test attempts cannot be read."
+
+
+def test_files_of_a_newer_dgym_are_left_out_by_that_name(tmp_path):
+    write(tmp_path, identity())
+    path = tmp_path / write(tmp_path, identity(seed=2))
+    table = pq.read_table(path, partitioning=None)
+    pq.write_table(table.replace_schema_metadata({b"dgym.schema": b"4"}), path)
+    run = results.open(tmp_path)
+    with pytest.warns(UserWarning, match="version 4, this dgym reads 2 and 3; a newer dgym wrote it"):
+        assert len(run.episodes) == 1
+    assert run.partial == ("Partial: 1 file of the table episodes cannot be read.",)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # said once
+        assert len(run.steps) == 3
+    assert leaderboard.build(run).notes == run.partial
+
+
+def test_a_run_that_is_going_on_says_so(tmp_path):
+    first, second = identity(seed=1), identity(seed=2)
+    write(tmp_path, first)
+    writing.announce(tmp_path, [first.digest, second.digest])
+    run = results.open(tmp_path)
+    assert run.outstanding == 1
+    (line,) = run.partial
+    assert "1 of 2 planned episodes have no result yet" in line
+    assert leaderboard.build(run).notes == (line,)
+    write(tmp_path, second, STEPS[:1], TeacherError("no"))
+    assert results.open(tmp_path).partial == ()
+
+
+def test_a_note_of_what_was_planned_that_cannot_be_read_is_none(tmp_path):
+    write(tmp_path, identity())
+    (tmp_path / "planned.json").write_text("[")
+    assert results.open(tmp_path).outstanding == 0
+    (tmp_path / "planned.json").unlink()
+    (tmp_path / "planned.json").mkdir()
+    with pytest.raises(InfrastructureError, match="cannot be written"):
+        writing.announce(tmp_path, ["1"])
+
+
+def test_an_unknown_documented_table_is_named(tmp_path):
+    run = results.open(tmp_path)
+    assert list(run.columns("steps")["name"])[:4] == ["domain", "environment", "teacher", "digest"]
+    with pytest.raises(UsageError, match="Did you mean 'steps'"):
+        run.columns("step")

@@ -61,6 +61,7 @@ _SUFFIXES: Final[Mapping[vqa.Kind, str]] = {
     "multiple_choice": "Please output the letter corresponding to the correct option.",
 }
 _OPTIONS: Final = re.compile(r"\bA\s*[:.)].*\bB\s*[:.)]", re.DOTALL)
+_SPARE: Final = ("arithmetic", "spelling", "stripes")
 _OPPOSITE: Final = {"yes": "No", "no": "Yes", "a": "B", "b": "A"}
 
 
@@ -244,8 +245,8 @@ class NaturalBench(DataSetDomain):
         return ()
 
     def off_domain(self) -> Sequence[str]:
-        """Returns none."""
-        return ()
+        """Returns kinds of question about drawn pictures that nobody asks here."""
+        return _SPARE
 
     def infer_skill(self, prompt: str, images: tuple[bytes, ...] = ()) -> str | None:
         """Looks a problem up among the known ones."""
@@ -258,8 +259,12 @@ class NaturalBench(DataSetDomain):
         Raises:
             UsageError: If there is no such skill.
         """
+        if skill in _SPARE:
+            from dgym.domains.vqa import VqaDomain
+
+            return VqaDomain().fresh(skill, count, seed)
         if skill not in self.skills():
-            raise unknown_name(f"{self.name} skill", skill, self.skills())
+            raise unknown_name(f"{self.name} skill", skill, (*self.skills(), *_SPARE))
         groups = [group for group in self._groups["train"] if group.kind == skill]
         places = [(group, place) for group in groups for place in range(4)]
         drawn = random.Random(derive_seed(self.base, skill, seed)).sample(places, min(count, len(places)))

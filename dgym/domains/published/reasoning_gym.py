@@ -45,9 +45,9 @@ LEFT_OUT: Final[Mapping[str, str]] = {
 _PER_GENERATOR: Final[Mapping[str, int]] = {"validation": 20, "test": 30}
 _LONGEST: Final = 10_000
 _CHANGING: Final = re.compile(r"random|numpy|now\(|today\(|time\.|uuid|socket|urllib|requests|hash\(|\bid\(|\bset\(")
-_SIGN: Final = re.compile(r"[^\W_]+|[^\w\s]|_")
 _AT_ONCE: Final = 32
 _BATCH: Final = 60
+_PIECE: Final = 5
 
 _COLUMNS: Final[dict[str, Kind]] = {
     "generator": "text",
@@ -213,7 +213,7 @@ class ReasoningGym(DataSetDomain):
         return None if entry is None else score_all([(entry, example.response)])[0] >= 1.0
 
     def fingerprints(self, prompt: str, images: tuple[bytes, ...] = ()) -> tuple[str, ...]:
-        """Returns the words and signs of a puzzle of a known kind; for any other text its words.
+        """Returns what a puzzle of a known kind says, but for case and spacing; for any other text its words.
 
         Puzzles of a kind share most of their words, and new grids of a few signs look like old ones: none but the same
         is a copy.
@@ -221,7 +221,7 @@ class ReasoningGym(DataSetDomain):
         skill = self._kind(prompt)
         if skill is None:
             return super().fingerprints(prompt, images)
-        return (f"{skill}|{content_id(*_SIGN.findall(self.bare(prompt).lower()))}",)
+        return (f"{skill}|{content_id(*prompt.lower().split())}",)
 
     # What privileged teachers use -------------------------------------------------------------------------------
 
@@ -257,11 +257,11 @@ class ReasoningGym(DataSetDomain):
         return _Wordings((entry.generator, text) for text, entry in self._entries.items())
 
     def fresh(self, skill: str, count: int, seed: int) -> list[Example]:
-        """Draws distinct problems of the train share.
+        """Draws distinct problems of the train share: `count`, or as many as 5,000 draws give.
 
         Raises:
             UsageError: If there is no such generator.
-            DomainError: If it has fewer than `count` different ones.
+            DomainError: If it has none.
         """
         if skill not in self._families:
             raise unknown_name(f"{self.name} skill", skill, self.skills())
@@ -270,12 +270,16 @@ class ReasoningGym(DataSetDomain):
             first = derive_seed("reasoning-gym", "fresh", skill, seed, chunk) >> 32
             start, step = 0, 2 * count + 8
             while start < CHUNK and len(found) < count:
-                for entry in draw_all([(skill, first, start, step)])[0]:
+                # Side by side, in an order that does not depend on how many processors there are.
+                pieces = [
+                    (skill, first, at, min(_PIECE, start + step - at)) for at in range(start, start + step, _PIECE)
+                ]
+                for entry in (entry for entries in draw_all(pieces) for entry in entries):
                     if _usable(entry) and part_of(skill, entry.question) == "train":
                         found.setdefault(entry.question.strip(), entry)
                 start += step
-        if len(found) < count:
-            raise DomainError(f"The generator {skill!r} has no {count} different problems.")
+        if count and not found:
+            raise DomainError(f"The generator {skill!r} has no problems to spare.")
         chosen = dict(list(found.items())[:count])
         self._remember(chosen)
         return [Example(text, entry.answer.strip(), skill) for text, entry in chosen.items()]
@@ -306,12 +310,7 @@ class ReasoningGym(DataSetDomain):
 @lru_cache(maxsize=256)
 def _answers(domain: ReasoningGym, skill: str) -> Sequence[str]:
     """Returns some answers of a generator, to be wrong ones."""
-    for count in (20, 5, 2):
-        try:
-            return tuple(dict.fromkeys(example.response for example in domain.fresh(skill, count, 0)))
-        except DomainError:
-            continue
-    return ()
+    return tuple(dict.fromkeys(example.response for example in domain.fresh(skill, 20, 0)))
 
 
 def _problem(row: Row) -> Problem:
@@ -358,10 +357,14 @@ class _Wordings:
                 shared[name] += 1
         if not scores:
             return None
-        best = max(sorted(scores), key=lambda name: scores[name])
-        # A picture made of signs has little in common with any other, but begins with the same words.
-        known = shared[best] >= max(_SHARED * len(runs), 5) or _opening(text) in self._openings[best]
-        return best if known else None
+        opening = _opening(text)
+        # A picture made of signs looks like anything, but what is asked of it begins with the same words as ever.
+        known = [
+            name
+            for name in sorted(scores)
+            if shared[name] >= max(_SHARED * len(runs), 8) or opening in self._openings[name]
+        ]
+        return max(known, key=lambda name: scores[name], default=None)
 
 
 _SMOOTHING: Final = 0.02
@@ -379,4 +382,4 @@ def _runs(text: str) -> set[tuple[str, ...]]:
 
 
 def _opening(text: str) -> tuple[str, ...]:
-    return tuple(_words(text)[:2])
+    return tuple(_words(text)[:3])

@@ -22,7 +22,7 @@ from dgym.domains import make_domain
 from dgym.domains.published.naturalbench import DATA, NaturalBench
 from dgym.episode import evaluate, used
 from dgym.errors import DomainError, UsageError
-from tests.graders.test_vqa import original_extract, original_scores
+from tests.graders.test_vqa_answers import original_extract, original_scores
 
 FIXTURE = Path(dgym.data.__file__).parent / "fixtures" / "naturalbench"
 SPLITS = ("train", "feedback", "selection", "test")

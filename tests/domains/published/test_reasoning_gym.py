@@ -192,11 +192,16 @@ def test_fresh_answers_are_right(domain):
             assert score_all([(domain._drawn[example.prompt], example.response)]) == [1.0]
 
 
-def test_a_generator_without_more_problems_is_an_error(domain, monkeypatch):
-    monkeypatch.setattr(module, "part_of", lambda *_: "test")
-    monkeypatch.setattr(module, "CHUNK", 20)
-    with pytest.raises(DomainError, match="'coin_flip' has no 3 different problems"):
-        domain.fresh("coin_flip", 3, 1)
+def test_a_generator_without_more_problems_gives_what_it_has(domain, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "CHUNK", 10)
+        few = domain.fresh("coin_flip", 1_000, 1)
+        assert 10 < len(few) < 1_000
+        assert few == domain.fresh("coin_flip", 1_000, 1)
+        patch.setattr(module, "part_of", lambda *_: "test")
+        with pytest.raises(DomainError, match="'coin_flip' has no problems to spare"):
+            domain.fresh("coin_flip", 3, 1)
+    assert domain.fresh("coin_flip", 0, 1) == []
 
 
 def test_wrong_answers_are_answers_and_wrong(domain):
