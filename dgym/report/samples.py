@@ -45,6 +45,7 @@ class Sample:
         reason: Why it was rejected; empty when kept.
         correct: Whether the response is right; `None` where the domain cannot say.
         prompt, response: Texts, cut to `CHARACTERS`.
+        worse: Of a preference pair, the response that is worse; else empty.
         images: Data URIs.
         left_out: Images that are not shown.
     """
@@ -57,6 +58,7 @@ class Sample:
     correct: bool | None
     prompt: str
     response: str
+    worse: str = ""
     images: tuple[str, ...] = ()
     left_out: int = 0
 
@@ -143,6 +145,7 @@ def _samples(rows: pd.DataFrame, labels: dict[str, str], pictures: _Pictures) ->
                 correct=None if pd.isna(row["correct"]) else bool(row["correct"]),
                 prompt=_cut(_text(row["prompt"])),
                 response=_cut(_text(row["response"])),
+                worse=_cut(_text(row["rejected"])),
                 images=images,
                 left_out=left_out,
             )
