@@ -290,7 +290,8 @@ def allocations(run: Run) -> pd.DataFrame:
         episodes.merge(sums, on="digest").groupby(keys, dropna=False)[["kept_count", "kept_sum"]].sum().reset_index()
     )
     found["submitted"], found["kept"] = (found[f"kept_{how}"] / found["episodes"] for how in ("count", "sum"))
-    return _frame(ALLOCATIONS, found.to_dict("records"))
+    records: list[Any] = found.to_dict("records")
+    return _frame(ALLOCATIONS, records)
 
 
 def costs(run: Run, *, bootstrap: Bootstrap | None = None) -> pd.DataFrame:

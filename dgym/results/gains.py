@@ -143,11 +143,12 @@ class Gains:
 
         Failed episodes count as `statistics.with_failures` says.
         """
-        chosen, last = [], []
+        chosen, last = list[Cell](), list[Cell]()
         ok, digests, seeds = (episodes[name].to_numpy() for name in ("status", "digest", "seed"))
-        for (domain, student), rows in episodes.groupby(["domain", "student"]).indices.items():
-            rows = rows[np.argsort(seeds[rows], kind="stable")]
-            done, failed = rows[ok[rows] == "ok"], rows[ok[rows] != "ok"]
+        members: dict[Any, Any] = episodes.groupby(["domain", "student"]).indices
+        for (domain, student), rows in members.items():
+            ordered = rows[np.argsort(seeds[rows], kind="stable")]
+            done, failed = ordered[ok[ordered] == "ok"], ordered[ok[ordered] != "ok"]
             problems = self.problems.get(str(domain)) or ("none",)
             for cells, gains in ((chosen, self.chosen), (last, self.last)):
                 found = np.array([gains[digest] for digest in digests[done]]).reshape(-1, len(problems))
