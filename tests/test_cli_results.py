@@ -8,17 +8,14 @@ import subprocess
 import sys
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from dgym import cli_results, leaderboard, results
+from dgym import leaderboard, results
+from dgym.cli import app
 from dgym.errors import UsageError
 from dgym.results.schema import TABLES
 from dgym.results.writer import announce
 from tests.test_leaderboard import run_episode
-
-app = typer.Typer()
-cli_results.register(app)
 
 
 def invoke(*args, fails=False):
@@ -138,13 +135,9 @@ def test_errors_and_warnings_of_a_process_are_lines_and_its_status_is_not_zero(r
     shutil.copytree(run, tmp_path / "run")
     for part in sorted((tmp_path / "run" / "steps").rglob("*.parquet"))[:2]:
         part.write_bytes(b"PAR1")
-    code = (
-        "import sys; from dgym import cli, cli_results; cli.app.registered_commands.clear(); "
-        "cli.app.registered_groups.clear(); cli_results.register(cli.app); cli.main()"
-    )
 
     def dgym(*args):
-        return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=False)
+        return subprocess.run([sys.executable, "-m", "dgym", *args], capture_output=True, text=True, check=False)
 
     done = dgym("leaderboard", str(tmp_path / "run"))
     assert done.returncode == 0

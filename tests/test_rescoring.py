@@ -112,11 +112,13 @@ def test_the_iteration_is_chosen_anew(tmp_path, monkeypatch):
 
 def test_one_split_that_serves_for_two_is_counted_once(tmp_path, monkeypatch):
     store(tmp_path, "fake", [Scripted(2), Scripted(4)], paper=True)
+    asked = {p.id for p in FakeDomain().problems("feedback")}
     grade = FakeDomain.grade
-    monkeypatch.setattr(FakeDomain, "grade", lambda self, p, r: 1 - grade(self, p, r))
+    monkeypatch.setattr(FakeDomain, "grade", lambda self, p, r: (1 - grade(self, p, r)) * (p.id in asked))
     rescore(results.open(tmp_path), tmp_path / "new")
     steps = results.open(tmp_path / "new").steps
     assert steps.selection.tolist() == steps.feedback.tolist() == [0.5, 0.25]
+    assert steps.test.tolist() == [0, 0]
 
 
 def test_answers_to_problems_that_are_gone_keep_their_grade(tmp_path, monkeypatch):

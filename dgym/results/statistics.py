@@ -359,14 +359,9 @@ def degrees_of_freedom(cells: Sequence[Cell]) -> float:
     The problems' better known share of the error is left out: counted in, intervals over three seeds of one cell
     covered 92 % of simulated truths, without it 98 %.
     """
-    return _satterthwaite(cells, weights(cells))
-
-
-def _satterthwaite(cells: Sequence[Cell], shares: Sequence[float]) -> float:
-    """Effective degrees of freedom of a weighted sum of cell scores."""
     parts = [
-        (share**2 * float(cell.by_seed.var(ddof=1)) / len(cell.seeds), len(cell.seeds) - 1)
-        for cell, share in zip(cells, shares, strict=True)
+        (weight**2 * float(cell.by_seed.var(ddof=1)) / len(cell.seeds), len(cell.seeds) - 1)
+        for cell, weight in zip(cells, weights(cells), strict=True)
     ]
     spread = sum(variance**2 / degrees for variance, degrees in parts)
     return sum(variance for variance, _ in parts) ** 2 / spread if spread else math.inf
@@ -383,19 +378,14 @@ def interquartile_mean(cells: Sequence[Cell]) -> float:
 def estimate_interquartile_mean(cells: Sequence[Cell], bootstrap: Bootstrap) -> Estimate:
     """Estimates the interquartile mean with its interval.
 
-    A stratified bootstrap over seeds within cells (Agarwal et al. 2021) with the corrections of the headline, its
-    problems included: without these the percentile interval covered 78 to 86 % of simulated truths. Degrees of
-    freedom are those of the cells that stand in the middle, each by its share of it.
+    A stratified bootstrap over seeds within cells (Agarwal et al. 2021) with the corrections of the headline: problems
+    are resampled too, and the degrees of freedom are the headline's.
     """
     value = interquartile_mean(cells)
     if _fewest(cells) < MIN_SEEDS_INTERVAL:
         return Estimate(value)
     draws = np.concatenate([_middle(runs).mean(axis=-1) for runs in bootstrap.draw_runs(cells)]) - value
-    order = np.argsort(np.concatenate([cell.by_seed for cell in cells]), kind="stable")
-    cut = len(order) // 4
-    owner = np.repeat(np.arange(len(cells)), [len(cell.seeds) for cell in cells])
-    kept = np.bincount(owner[order[cut : len(order) - cut]], minlength=len(cells))
-    return _from_draws(value, draws, _satterthwaite(cells, (kept / kept.sum()).tolist()))
+    return _from_draws(value, draws, degrees_of_freedom(cells))
 
 
 def _middle(values: Array) -> Array:

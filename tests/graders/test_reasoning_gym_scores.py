@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dgym.domains.published.reasoning_gym import LEFT_OUT
+from dgym.domains.published.reasoning_gym import _usable as usable
 from dgym.errors import DomainError
 from dgym.graders import reasoning_gym as module
 from dgym.graders.reasoning_gym import Entry, draw_all, from_json, generators, is_arithmetic, score_all, to_json
@@ -125,10 +126,11 @@ def agrees(count, seed):
         assert [e.question for e in ours] == theirs["questions"], name
         answers = theirs["answers"]
         scores = iter(score_all([(entry, answer or "") for entry in ours for answer in answers]))
-        for row in theirs["scores"]:
+        for entry, row in zip(ours, theirs["scores"], strict=True):
             for answer, theirs_score in zip(answers, row, strict=True):
                 score = next(scores)
-                if answer is None:  # no answer at all, which never happens here
+                # No answer at all, programs that tell the time, and integrals that are not done: not asked or read.
+                if answer is None or (name == "codeio" and not usable(entry)) or "Integral(" in answer:
                     continue
                 # What the scorer cannot bear is 0 here.
                 expected = 0.0 if theirs_score is None else min(1.0, max(0.0, theirs_score))

@@ -105,9 +105,13 @@ def test_two_runs_are_compared_teacher_by_teacher_and_together(run, tmp_path):
         store(tmp_path / "other", "good", seed, [2, 4, 3 + seed], rules=TESTED)
         store(tmp_path / "other", "poor", seed, [2, 3, 1 + seed], rules=TESTED)
         store(tmp_path / "other", "new", seed, [2, 3, 3], rules=TESTED)
+        store(tmp_path / "other", "no-data", seed, [2, 2, 2], rules=TESTED, ranked=False)
     found = results.compare_runs(run, results.open(tmp_path / "other"), bootstrap=BOOTSTRAP)
     assert set(found["track"]) == {"open-ended"}
-    assert list(found["first"].fillna("all")) == ["all", "good", "good", "poor", "poor"]
+    assert list(found["first"].fillna("all")) == [
+        "all",
+        *(n for name in ("good", "no-data", "poor") for n in (name, name)),
+    ]
     good, poor = (rows(found, first=name).iloc[0]["difference"] for name in ("good", "poor"))
     # Seed 1 of good chooses iteration 1 in either run.
     assert good == pytest.approx(100 * np.mean([1, 1, 1]) / 8)

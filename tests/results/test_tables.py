@@ -410,6 +410,18 @@ def test_a_missing_table_is_said_once_and_leaves_the_others(tmp_path):
     assert leaderboard.build(run).notes[0] == "3 episodes left out: the test attempts cannot be read."
 
 
+def test_what_cannot_be_read_is_said_once(tmp_path):
+    for seed in (1, 2, 3):
+        part = write(tmp_path, identity(seed=seed)).relative_to("episodes")
+        if seed > 1:
+            (tmp_path / "steps" / part).write_bytes(b"PAR1")
+    run = results.open(tmp_path)
+    with pytest.warns(UserWarning, match=r"left out: .* \(and 1 more\)") as warned:
+        assert len(run.steps) == len(run.frame("steps", ["iteration"])) == 3
+    assert len(warned) == 1
+    assert run.partial == ("Partial: 2 files of the table steps cannot be read.",)
+
+
 def test_files_of_a_newer_dgym_are_left_out_by_that_name(tmp_path):
     write(tmp_path, identity())
     path = tmp_path / write(tmp_path, identity(seed=2))

@@ -44,7 +44,10 @@ LEFT_OUT: Final[Mapping[str, str]] = {
 
 _PER_GENERATOR: Final[Mapping[str, int]] = {"validation": 20, "test": 30}
 _LONGEST: Final = 10_000
-_CHANGING: Final = re.compile(r"random|numpy|now\(|today\(|time\.|uuid|socket|urllib|requests|hash\(|\bid\(|\bset\(")
+_CHANGING: Final = re.compile(
+    r"random|numpy|now\(|today\(|time\.|import time|from time|datetime|perf_counter|uuid|socket|urllib|requests|hash\(|"
+    r"\bid\(|\bset\("
+)
 _AT_ONCE: Final = 32
 _BATCH: Final = 60
 _PIECE: Final = 5

@@ -1,6 +1,6 @@
 """Base, training and answering ask alike: one prompt path, shown in a snapshot for each data set.
 
-    DGYM_UPDATE_SNAPSHOTS=1 pytest tests/domains/published/test_prompts.py
+    DGYM_UPDATE_SNAPSHOTS=1 pytest tests/domains/published/test_prompt_parity.py
 
 writes the snapshots anew; read the difference before committing it.
 """
