@@ -119,10 +119,11 @@ def write(found: list[Contrast], folder: Path) -> None:
             raise UsageError(f"{folder / name} cannot be written: {error.strerror}.") from error
 
 
-_COLUMNS = ("exchange", "environments", "before", "after", "difference [95 %]", "P(better)", "p (Holm)", "pairs")
+COLUMNS = ("exchange", "environments", "before", "after", "difference [95 %]", "P(better)", "p (Holm)", "pairs")
 
 
-def _texts(contrast: Contrast) -> tuple[str, ...]:
+def texts(contrast: Contrast) -> tuple[str, ...]:
+    """Returns a contrast as text, in the order of `COLUMNS`."""
     found = contrast.difference
     low_high = found.gain.interval
     interval = f" [{low_high[0]:+.1f}, {low_high[1]:+.1f}]" if low_high else ""
@@ -141,18 +142,18 @@ def _texts(contrast: Contrast) -> tuple[str, ...]:
 def rich(found: list[Contrast]) -> RichTable:
     """Renders contrasts for a terminal."""
     table = RichTable(title="One thing exchanged", title_justify="left", box=SIMPLE_HEAD, padding=0, show_edge=False)
-    for index, name in enumerate(_COLUMNS):
+    for index, name in enumerate(COLUMNS):
         table.add_column(name, justify="left" if index < 2 else "right", no_wrap=index != 1)
     for contrast in found:
-        table.add_row(*map(Text, _texts(contrast)))
+        table.add_row(*map(Text, texts(contrast)))
     return table
 
 
 def markdown(found: list[Contrast]) -> str:
     """Renders contrasts as Markdown."""
-    lines = ["# One thing exchanged", "", "| " + " | ".join(_COLUMNS) + " |"]
-    lines.append("|" + "|".join(":--" if i < 2 else "--:" for i in range(len(_COLUMNS))) + "|")
-    lines += ["| " + " | ".join(_texts(c)) + " |" for c in found]
+    lines = ["# One thing exchanged", "", "| " + " | ".join(COLUMNS) + " |"]
+    lines.append("|" + "|".join(":--" if i < 2 else "--:" for i in range(len(COLUMNS))) + "|")
+    lines += ["| " + " | ".join(texts(c)) + " |" for c in found]
     note = (
         "Points of test score, mean over domains; differences are after minus before, on the same seeds and problems."
     )

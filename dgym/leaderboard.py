@@ -475,6 +475,3 @@ def _flat_pair(first: str, second: str, pair: Difference) -> dict[str, Any]:
 def title(table: Table) -> str:
     """Returns a table's heading."""
     return "Overall" if table.track == OVERALL else f"Track: {table.track}"
-
-
-_texts, _COLUMNS = texts, COLUMNS

@@ -16,15 +16,18 @@ pytest.importorskip("ipykernel", reason="ipykernel, in which notebooks run, is n
 import nbformat  # noqa: E402 (comes with nbclient)
 
 
-def shown(notebook) -> list[tuple[int, str]]:
-    """Returns the texts that a notebook shows, with the cell that each is of; pictures and warnings are left out."""
+def shown(notebook) -> list[str]:
+    """Returns the texts that each cell shows; pictures and warnings are left out."""
     texts = []
-    for number, cell in enumerate(notebook.cells):
+    for cell in notebook.cells:
+        text = ""
+        # What is printed comes in pieces, cut where time cuts it.
         for output in cell.get("outputs", ()):
             if output.output_type == "stream" and output.name == "stdout":
-                texts.append((number, output.text))
-            elif "text/plain" in output.get("data", {}):
-                texts.append((number, output.data["text/plain"]))
+                text += output.text
+            else:
+                text += output.get("data", {}).get("text/plain", "")
+        texts.append(text)
     return texts
 
 

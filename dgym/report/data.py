@@ -172,8 +172,8 @@ def gather(run: Run, command: str = "", bootstrap: Bootstrap | None = None) -> R
     tracks = tracks_of(run)
     cost = frames.cost_of(board)
     found = ablation.contrasts(run, bootstrap)
-    exchanged = [ablation._texts(contrast) for contrast in found]
-    curves, split = frames.curves(run, cost, bootstrap)
+    exchanged = [ablation.texts(contrast) for contrast in found]
+    curves, split = frames.curves(run, tracks, cost, bootstrap)
     skills = frames.skills(run, tables)
     allocations = frames.allocations(run, tables, tracks, skills)
     trees = _trees(run, episodes)
@@ -205,7 +205,7 @@ def gather(run: Run, command: str = "", bootstrap: Bootstrap | None = None) -> R
             "contrasts": frames.contrasts(found, exchanged),
         },
         trees=tuple(tree for tree, _ in trees),
-        contrasts=Texts(ablation._COLUMNS, tuple(exchanged)) if found else Texts(),
+        contrasts=Texts(ablation.COLUMNS, tuple(exchanged)) if found else Texts(),
         rejections=_rejections(episodes, rejected),
         kept=tuple(kept),
         rejected=tuple(turned_down),

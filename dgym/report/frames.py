@@ -17,7 +17,7 @@ from dgym import results
 from dgym.ablation import Contrast
 from dgym.leaderboard import GAIN, Leaderboard, Table, pair_texts, texts
 from dgym.results.frames import efficient
-from dgym.results.gains import Tracks
+from dgym.results.gains import OVERALL, Tracks
 from dgym.results.reader import Run
 from dgym.results.statistics import LEVEL, Bootstrap, Difference
 from dgym.skills.curriculum import root
@@ -248,13 +248,19 @@ def retention(tracks: Tracks, tables: Sequence[Table]) -> pd.DataFrame:
     return placed(pd.concat(parts), tables) if parts else pd.DataFrame()
 
 
-def curves(run: Run, cost: Cost, bootstrap: Bootstrap) -> tuple[pd.DataFrame, str]:
-    """Rows for learning curves, and the split that they are on: test if all of them are, else selection."""
-    rows = results.curves(run, bootstrap=bootstrap)
-    tested = rows[rows["split"] == "test"]
-    keys = ["track", "teacher"]
-    split = "test" if len(tested[keys].drop_duplicates()) == len(rows[keys].drop_duplicates()) > 0 else "selection"
-    rows = rows[rows["split"] == split]
+def curves(run: Run, tracks: Tracks, cost: Cost, bootstrap: Bootstrap) -> tuple[pd.DataFrame, str]:
+    """Rows for learning curves, and the split that they are on: test if every iteration was tested, else selection."""
+    finished = {
+        (track, entrant.label)
+        for track, entrants in tracks.entrants.items()
+        for entrant in entrants
+        if track != OVERALL and (entrant.episodes["status"] == "ok").any()
+    }
+    split = "test"
+    rows = results.curves(run, split=split, bootstrap=bootstrap)
+    if set(zip(rows["track"], rows["teacher"], strict=True)) != finished:
+        split = "selection"
+        rows = results.curves(run, split=split, bootstrap=bootstrap)
     shown = pd.DataFrame(
         {
             "track": rows["track"],
