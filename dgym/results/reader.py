@@ -19,6 +19,7 @@ from os import PathLike
 from pathlib import PurePath, PurePosixPath
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,7 +45,9 @@ _BATCH: Final = 32
 
 _REMOTE_READERS: Final = 16
 
-_IN_PATH: Final = frozenset([*(column.name for column in PARTITIONS), "digest"])
+_PARTITIONS: Final = frozenset(column.name for column in PARTITIONS)
+
+_IN_PATH: Final = _PARTITIONS | {"digest"}
 """Columns that a part's path tells."""
 
 
@@ -214,19 +217,18 @@ class Run:
     ) -> Iterator[_Batch]:
         """Reads parts in order, a batch on each thread."""
         folder = self._place.within(table.name)
-        empty = _schema(table, columns, encoded).empty_table()
         # A file on this machine is opened faster by its path than through a file system.
         system = None if self._place.local else self._place.system
 
         def read(batch: Sequence[PurePosixPath]) -> _Batch:
-            good, tables, unread = [], [empty], []
+            good, tables, unread = [], [], []
             for part in batch:
                 try:
-                    tables.append(_read_part(table, folder, part, columns, system, encoded))
+                    tables.append(_file_rows(table, f"{folder}/{part}", columns, system, encoded))
                     good.append(part)
                 except ValueError as error:
                     unread.append(str(error))
-            return _Batch(good, finish(pa.concat_tables(tables)), unread)
+            return _Batch(good, finish(_joined(table, good, tables, columns, encoded)), unread)
 
         readers, size = ((os.cpu_count() or 1), _BATCH) if self._place.local else (_REMOTE_READERS, 1)
         with ThreadPoolExecutor(readers) as pool:
@@ -301,7 +303,8 @@ def read_part(folder: str | PathLike[str], part: PurePath, columns: Sequence[str
         ValueError: If the file is missing, truncated, corrupt or of another schema version; the message is
             one line for a warning.
     """
-    return _read_part(TABLES[PurePath(folder).name], os.fspath(folder), part, columns)
+    table = TABLES[PurePath(folder).name]
+    return _joined(table, [part], [_file_rows(table, f"{os.fspath(folder)}/{part}", columns)], columns, encoded=False)
 
 
 def is_whole(folder: str | PathLike[str], part: PurePath) -> bool:
@@ -324,31 +327,48 @@ def codes(rows: pa.Table, name: str) -> tuple[Any, Any]:
     return whole.dictionary.to_numpy(zero_copy_only=False), whole.indices.fill_null(-1).to_numpy()
 
 
-def _read_part(
-    table: Table, folder: str, part: PurePath, columns: Sequence[str], system: Any = None, encoded: bool = False
-) -> pa.Table:
-    values = partitions_of(part)
-    path = f"{folder}/{part}"
-    texts = [name for name in columns if name not in values and _is_text(table, name)] if encoded else None
+def _file_rows(table: Table, path: str, columns: Sequence[str], system: Any = None, encoded: bool = False) -> pa.Table:
+    """Reads columns of one part file, those left out that stand in its path.
+
+    Raises:
+        ValueError: See `read_part`.
+    """
+    names = [name for name in columns if name not in _PARTITIONS]
+    texts = [name for name in names if _is_text(table, name)] if encoded else None
     try:
         with pq.ParquetFile(path, filesystem=system, read_dictionary=texts, page_checksum_verification=True) as file:
-            newer = _newer(table, file.schema_arrow, [name for name in columns if name not in values])
-            rows = file.read([name for name in columns if name not in values and name not in newer], use_threads=False)
-            count = file.metadata.num_rows
-        read = dict(zip(rows.column_names, rows.columns, strict=True))
-        wanted = _schema(table, columns, encoded)
-        arrays = []
-        for name, field in zip(columns, wanted, strict=True):
-            if name in values:
-                array = pa.repeat(values[name], count)
-                arrays.append(array.dictionary_encode() if encoded else array)
-            else:
-                arrays.append(pa.nulls(count, field.type) if name in newer else read[name])
-        if table.name == EPISODES.name and count != 1:
-            raise ValueError(f"it has {count} rows where one episode is due")
-        return pa.Table.from_arrays(arrays, schema=wanted)
+            newer = _newer(table, file.schema_arrow, names)
+            rows = file.read([name for name in names if name not in newer], use_threads=False)
+            if not rows.num_columns:  # which alone would count no rows
+                rows = pa.table({"": pa.nulls(file.metadata.num_rows)})
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is left out: {one_line(error)}") from error
+    if table.name == EPISODES.name and rows.num_rows != 1:
+        raise ValueError(f"{path} is left out: it has {rows.num_rows} rows where one episode is due")
+    for name in newer.intersection(names):
+        rows = rows.append_column(name, pa.nulls(rows.num_rows, _schema(table, [name], encoded).field(0).type))
+    return rows
+
+
+def _joined(
+    table: Table, parts: Sequence[PurePath], tables: Sequence[pa.Table], columns: Sequence[str], encoded: bool
+) -> pa.Table:
+    """Puts the rows of part files together, with what their paths tell."""
+    wanted = _schema(table, columns, encoded)
+    if not tables:
+        return wanted.empty_table()
+    names = [name for name in columns if name not in _PARTITIONS]
+    rows = pa.concat_tables([each.select(names) if names else each for each in tables])
+    values = [partitions_of(part) for part in parts]
+    which = pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), [each.num_rows for each in tables]))
+    arrays = []
+    for field in wanted:
+        if field.name not in _PARTITIONS:
+            arrays.append(rows.column(field.name))
+            continue
+        texts = pa.array([known[field.name] for known in values], pa.string())
+        arrays.append((texts.dictionary_encode() if encoded else texts).take(which))
+    return pa.Table.from_arrays(arrays, schema=wanted) if arrays else rows.select([])
 
 
 def _newer(table: Table, schema: pa.Schema, names: Sequence[str]) -> set[str]:
