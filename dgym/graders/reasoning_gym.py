@@ -9,6 +9,7 @@ A score is the library's own, with these exceptions:
   only, and the latter nothing but numbers, symbols, operators and elementary functions; anything else is what an
   answer is to these scorers that cannot be read.
 - An exception, more than `SECONDS`, or the end of the process is 0.
+- In `complex_arithmetic`, where the library takes `nan` for any number, it is 0.
 - An answer of more than `MAX_CHARACTERS` is 0.
 
 What this module does not know: splits, and which generators are asked.
@@ -202,6 +203,8 @@ def _scored(generator: str, question: str, oracle: str, metadata: Any, answer: s
     try:
         score = float(_data(generator, 0).score_answer(answer, entry))
     except Exception:  # free text breaks some scorers
+        return 0.0
+    if generator == "complex_arithmetic" and "nan" in answer.lower():
         return 0.0
     return min(1.0, max(0.0, score)) if math.isfinite(score) else 0.0
 

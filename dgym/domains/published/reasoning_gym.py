@@ -35,6 +35,7 @@ RELEASE: Final = "0.1.25"
 
 LEFT_OUT: Final[Mapping[str, str]] = {
     "boxnet": "it has no answer to give, and scores one move where a solution takes several",
+    "coin_flip": "its scorer takes 0 for any probability",
     "composite": "it mixes the problems of the others",
     "game_of_life_halting": "its scorer takes any answer for right",
     "puzzle24": "its scorer takes any four numbers that make 24, whichever were given",
@@ -114,7 +115,7 @@ DATA: Final = DataSet(
     licence="Apache-2.0",
     homepage="https://github.com/open-thought/reasoning-gym",
     made=rows_of,
-    digest="636aa633519a50e6906341559ddd5bfb",
+    digest="d130220b2112ce4e76b52beb734fba73",
 )
 
 
@@ -129,7 +130,7 @@ class ReasoningGym(DataSetDomain):
     base = "reasoning-gym"
     version = "1"
     data = DATA
-    sizes: ClassVar[Mapping[Split, int]] = {"feedback": 1_010, "selection": 1_010, "test": 3_030}
+    sizes: ClassVar[Mapping[Split, int]] = {"feedback": 1_000, "selection": 1_000, "test": 3_000}
     description = (
         "Puzzles with answers that can be checked: arithmetic and algebra, words and letters, grids and matrices, "
         "graphs, logic, games such as sudoku and countdown, geometry, program execution, and rules to be found from "

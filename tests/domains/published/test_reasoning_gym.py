@@ -17,6 +17,7 @@ from dgym.checks import GARBAGE, check_domain
 from dgym.core import Budget, Example, Problem
 from dgym.data import pull, stored
 from dgym.domains import make_domain
+from dgym.domains.procedural import percentile
 from dgym.domains.published import reasoning_gym as module
 from dgym.domains.published.reasoning_gym import DATA, LEFT_OUT, ReasoningGym, part_of
 from dgym.episode import overlap_index
@@ -26,7 +27,7 @@ from dgym.graders.reasoning_gym import draw_all, generators, score_all
 
 FIXTURE = Path(dgym.data.__file__).parent / "fixtures" / "reasoning-gym"
 SPLITS = ("feedback", "selection", "test")
-FEW = ("coin_flip", "gcd", "knights_knaves", "mini_sudoku")
+FEW = ("gcd", "knights_knaves", "lcm", "mini_sudoku")
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +175,7 @@ def test_generators_and_families_can_be_chosen():
 
 
 def test_fresh_problems_are_of_the_train_share_and_none_twice(domain):
-    for skill in ("coin_flip", "knights_knaves", "word_sorting"):
+    for skill in ("gcd", "knights_knaves", "word_sorting"):
         fresh = domain.fresh(skill, 30, 1)
         assert len({e.prompt for e in fresh}) == 30
         assert {part_of(skill, e.prompt) for e in fresh} == {"train"}
@@ -182,8 +183,8 @@ def test_fresh_problems_are_of_the_train_share_and_none_twice(domain):
         # In another process, or after other draws, they are the same.
         assert ReasoningGym(fixture=True).fresh(skill, 30, 1) == fresh
         assert len({e.prompt for e in domain.fresh(skill, 30, 2)} & {e.prompt for e in fresh}) < 20
-    with pytest.raises(UsageError, match="Did you mean 'coin_flip'"):
-        domain.fresh("coin_flop", 1, 1)
+    with pytest.raises(UsageError, match="Did you mean 'gcd'"):
+        domain.fresh("gdc", 1, 1)
 
 
 def test_fresh_answers_are_right(domain):
@@ -194,14 +195,14 @@ def test_fresh_answers_are_right(domain):
 
 def test_a_generator_without_more_problems_gives_what_it_has(domain, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(module, "CHUNK", 10)
-        few = domain.fresh("coin_flip", 1_000, 1)
-        assert 10 < len(few) < 1_000
-        assert few == domain.fresh("coin_flip", 1_000, 1)
+        patch.setattr(module, "part_of", lambda _, question: "train" if percentile(question) == 7 else "test")
+        few = domain.fresh("gcd", 200, 1)
+        assert 10 < len(few) < 200
+        assert few == domain.fresh("gcd", 200, 1)
         patch.setattr(module, "part_of", lambda *_: "test")
-        with pytest.raises(DomainError, match="'coin_flip' has no problems to spare"):
-            domain.fresh("coin_flip", 3, 1)
-    assert domain.fresh("coin_flip", 0, 1) == []
+        with pytest.raises(DomainError, match="'gcd' has no problems to spare"):
+            domain.fresh("gcd", 3, 1)
+    assert domain.fresh("gcd", 0, 1) == []
 
 
 def test_wrong_answers_are_answers_and_wrong(domain):
@@ -245,7 +246,7 @@ def test_threads_may_use_it_at_a_time(domain):
     found: dict[int, list] = {}
 
     def draw(number):
-        found[number] = domain.fresh("coin_flip", 5, number % 2)
+        found[number] = domain.fresh("gcd", 5, number % 2)
 
     threads = [threading.Thread(target=draw, args=(number,)) for number in range(6)]
     for thread in threads:
