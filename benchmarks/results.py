@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -76,7 +75,7 @@ def _write(folder: Path, episode: dict[str, Any]) -> None:
 
     key = {name: episode[name] for name in ("domain", "environment", "teacher")}
     digest = hashlib.blake2b(json.dumps(episode).encode(), digest_size=16).hexdigest()
-    for name, columns in _rows(episode, digest).items():
+    for name, columns in _rows(episode).items():
         schema = TABLES[name].schema
         count = len(next(iter(columns.values())))
         arrays = [
@@ -90,7 +89,7 @@ def _write(folder: Path, episode: dict[str, Any]) -> None:
         write_parquet(pa.table(arrays, schema=schema), folder / part_path(name, key, digest))
 
 
-def _rows(episode: dict[str, Any], digest: str) -> Iterator[Any]:
+def _rows(episode: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
 
     from dgym.core import Budget, Rules

@@ -299,13 +299,12 @@ def _table(track: str, entrants: Sequence[Entrant], bootstrap: Bootstrap) -> Tab
     }
     intervals = statistics.rank_intervals(len(eligible), among)
     ranks = {compared[i].label: interval for i, interval in zip(eligible, intervals, strict=True)}
-    gains = statistics.estimates([e.chosen for e in entrants], bootstrap)
     there = [e for e in entrants if e.last]
-    lasts = statistics.estimates([e.last for e in there], bootstrap)
-    last = {e.label: found for e, found in zip(there, lasts, strict=True)}
+    gains = statistics.estimates([*(e.chosen for e in entrants), *(e.last for e in there)], bootstrap)
+    last = {e.label: found for e, found in zip(there, gains[len(entrants) :], strict=True)}
     rows = [
         _row(e, ranks.get(e.label), reasons[e.label], gain, last.get(e.label))
-        for e, gain in zip(entrants, gains, strict=True)
+        for e, gain in zip(entrants, gains, strict=False)
     ]
     rows.sort(key=lambda row: (row.control, -row.gain.value, row.teacher))
     smallest = statistics.minimum_detectable_difference(list(pairs.values()))

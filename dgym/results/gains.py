@@ -280,7 +280,9 @@ def _comparable(episodes: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     labels = latest.drop_duplicates("entrant").set_index("entrant")
     twice = labels["teacher_label"].duplicated(keep=False)
     labels.loc[twice, "teacher_label"] += " #" + labels.loc[twice, "pin"].str[:6]
-    return latest.assign(teacher_label=latest["entrant"].map(labels["teacher_label"])), notes
+    # In an order that is the same in part files and published tables, so that sums are too, to the last bit.
+    latest = latest.assign(teacher_label=latest["entrant"].map(labels["teacher_label"])).sort_values("digest")
+    return latest, notes
 
 
 def with_seed(episodes: pd.DataFrame) -> pd.DataFrame:
