@@ -19,7 +19,7 @@ from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode, used
 from dgym.errors import DgymError, UsageError, boundary_of, one_line
 from dgym.gate import OverlapIndex
-from dgym.results.writer import EpisodeWriter, finished
+from dgym.results.writer import EpisodeWriter, announce, finished
 from dgym.skills.agreement import agreement
 from dgym.skills.discovery import find_discovery
 from dgym.specs import EpisodeSpec, Identity, identify, student_of
@@ -181,7 +181,8 @@ def bench(
 
     Raises:
         UsageError: If a name is unknown or the folder cannot be written; nothing has been run then.
-        InfrastructureError: If this machine cannot grade one of the domains; nothing has been run then either.
+        InfrastructureError: If this machine cannot grade one of the domains, or nothing can be written; nothing has
+            been run then either.
     """
     for name in dict.fromkeys(s.domain for s in specs):
         domain = make_domain(name)
@@ -191,6 +192,7 @@ def bench(
     if chat.replay != "strict":
         reachable(todo)
     writable(folder)
+    announce(folder, [identity.digest for identity in identities])
     summary = Summary(total=len(identities), skipped=len(identities) - len(todo))
     if begin is not None:
         begin(todo, summary.skipped)

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+from dgym import results
 from dgym.bench import Progress, Usage, bench, expected_work
 from dgym.cli import _conclude
 from dgym.core import Budget, Rules
@@ -71,6 +72,15 @@ def test_the_longest_episodes_start_first_and_the_same_episode_runs_once(tmp_pat
     summary = bench(todo, tmp_path, begin=lambda episodes, _: started.extend(e.spec.teacher for e in episodes))
     assert started == ["ceiling", "uniform", "no-data"]
     assert summary.total == len(summary.ok) == 3
+
+
+def test_a_run_that_goes_on_is_partial_until_its_last_episode(tmp_path: Path) -> None:
+    seen: list[tuple[str, ...]] = []
+    todo = [spec(), spec("ceiling"), spec("no-data")]
+    bench(todo[:1], tmp_path)
+    bench(todo, tmp_path, report=lambda p: seen.append(results.open(tmp_path).partial) if p.status == "ok" else None)
+    assert [lines[0].partition(" planned")[0] for lines in seen[:-1]] == ["Partial: 1 of 3"]
+    assert seen[-1] == results.open(tmp_path).partial == ()
 
 
 def test_retraining_is_more_work_than_continuing() -> None:
