@@ -59,6 +59,7 @@ def main() -> None:
     """Makes the files, times the stages and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=2000)
+    parser.add_argument("--seeds", type=int, default=10, help="fewer seeds make more teachers")
     parser.add_argument("--keep", type=Path, help="folder for the files; a temporary one by default")
     args = parser.parse_args()
 
@@ -67,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (args.keep or Path(temporary)) / "run"
         if not (folder / "episodes").exists():
-            print(f"{make(folder, args.episodes):,} episodes made")
+            print(f"{make(folder, args.episodes, args.seeds):,} episodes made")
 
         from dgym.report.data import gather
         from dgym.report.page import render, vega

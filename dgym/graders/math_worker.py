@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Final
 
 ANTLR: Final = "4.13.2"
@@ -106,7 +107,7 @@ def _peak() -> int:
     """Returns the most memory that was ever resident, in bytes."""
     # On Linux the usage of a process begins with that of the one which started it, which may be far larger.
     try:
-        with open("/proc/self/status", encoding="ascii") as status:
+        with Path("/proc/self/status").open(encoding="ascii") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
     except (OSError, StopIteration):
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import warnings
 
 import pytest
 
@@ -147,6 +148,19 @@ def test_several_correct_programs_are_accepted(sentence, head, programs):
 def test_wrong_programs_are_not(program, recwarn):
     wanted = 1.0 if program.endswith("SystemExit") else 0.0  # what comes after a return never runs
     assert CODE.grade(problem("Return 3 times x, plus 4."), program) == wanted
+    assert not recwarn.list
+
+
+def test_grading_together_is_grading_one_by_one(recwarn):
+    problems = [p for p in CODE.problems("feedback")[:40] for _ in range(2)]
+    responses = [
+        text for p in problems[::2] for text in (p.reference + "\n# together", "return 3if x else 4  # " + p.id)
+    ]
+    before = list(warnings.filters)
+    graded = CODE.grade_all(problems, responses)
+    assert [score for score, _ in graded] == [1.0, 0.0] * 40
+    assert graded == [(CODE.grade(*pair), CODE.measures(*pair)) for pair in zip(problems, responses, strict=True)]
+    assert warnings.filters == before
     assert not recwarn.list
 
 

@@ -14,6 +14,7 @@ import ast
 import random
 import re
 import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from dgym.core import Example, Problem, derive_seed
 from dgym.domains.code.structures import STRUCTURES, Structure, Values
 from dgym.domains.procedural import ProceduralDomain, Task
 from dgym.errors import DomainError
+from dgym.graders.code import on_all_cores
 from dgym.sandbox import Limits, Program, find_sandbox, scaled, verdict
 
 TESTS: Final = 8
@@ -141,6 +143,16 @@ class CodeDomain(ProceduralDomain):
             if body != example.response and not executes(task, body):
                 return Example(example.prompt, body, example.skill, example.item)
         raise DomainError(f"No wrong answer found for {example.prompt[:80]!r}.")
+
+    def grade_all(
+        self, problems: Sequence[Problem], responses: Sequence[str]
+    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+        """Grades on all cores; see `dgym.core.GradesTogether`."""
+
+        def graded(pair: tuple[Problem, str]) -> tuple[float, Mapping[str, float]]:
+            return self.grade(*pair), self.measures(*pair)
+
+        return on_all_cores(graded, list(zip(problems, responses, strict=True)))
 
     def measures(self, problem: Problem, response: str) -> Mapping[str, float]:
         """Says whether the response is Python at all."""
@@ -274,9 +286,13 @@ def _text(value: Any) -> str:
     return f"{value[0]} {value[1]}" if isinstance(value, tuple) else str(value)
 
 
+_FILTERS: Final = threading.Lock()
+
+
 def _parses(source: str) -> bool:
     try:
-        with warnings.catch_warnings():
+        # Filters belong to the whole process: two threads at once would leave each other's behind.
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # what students write is not for the terminal
             ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
