@@ -207,15 +207,20 @@ class Bootstrap:
         rows: dict[tuple[str, int], dict[int, Array]] = {}
         terms: list[tuple[int, float, tuple[str, int], tuple[int, ...]]] = []
         for number, cells in enumerate(many):
+            parts: dict[tuple[str, int], list[tuple[float, Cell]]] = {}
             for cell, weight in zip(cells, weights(cells), strict=True):
-                sources = cell.sources if isinstance(cell, _Pair) else (cell,)
-                for source in sources:
-                    if id(source) not in raw:
-                        raw[id(source)] = _two_way(source.gains)[:2]
-                for which, (key, factor) in enumerate(zip(_keys(cell), _factors(cell.gains), strict=True)):
-                    for source in sources:
-                        rows.setdefault(key, {})[id(source)] = raw[id(source)][which]
-                    terms.append((number, weight * factor / key[1], key, tuple(map(id, sources))))
+                parts.setdefault(_keys(cell)[1], []).append((weight, cell))
+            for of_problems, members in parts.items():
+                shrunk = _shrunk(members)
+                for weight, cell in members:
+                    sources = cell.sources if isinstance(cell, _Pair) else (cell,)
+                    of_seeds, scaled = _keys(cell)[0], _scaled(len(cell.seeds))
+                    for which, (key, factor) in enumerate(((of_seeds, scaled), (of_problems, shrunk))):
+                        for source in sources:
+                            if id(source) not in raw:
+                                raw[id(source)] = _two_way(source.gains)[:2]
+                            rows.setdefault(key, {})[id(source)] = raw[id(source)][which]
+                        terms.append((number, weight * factor / key[1], key, tuple(map(id, sources))))
         sums = {
             key: dict(zip(effects, self._sums(key, np.array(list(effects.values()))), strict=True))
             for key, effects in rows.items()
@@ -328,20 +333,30 @@ def deviations(gains: Array) -> tuple[Array, Array]:
         Deviations of the seeds' means from the mean, scaled by sqrt(S / (S - 1)), shape (S,); and those of the
         problems' means, shape (P,), shrunk to the variance that problems explain beyond noise.
     """
-    of_seeds, of_problems, _ = _two_way(gains)
-    scaled, shrunk = _factors(gains)
-    return of_seeds * scaled, of_problems * shrunk
+    of_seeds, of_problems, noise = _two_way(gains)
+    return of_seeds * _scaled(len(gains)), of_problems * _without(noise, of_problems)
 
 
-def _factors(gains: Array) -> tuple[float, float]:
-    """By what deviations of seeds are scaled, and by what those of problems are shrunk."""
-    seeds, problems = gains.shape
-    scaled, shrunk = math.sqrt(seeds / max(seeds - 1, 1)), 1.0
-    if seeds > 1 and problems > 1:
-        _, of_problems, noise = _two_way(gains)
-        explained = float((of_problems**2).sum())
-        shrunk = math.sqrt(max(0.0, 1 - noise / explained) if explained else 0.0)
-    return scaled, shrunk
+def _scaled(seeds: int) -> float:
+    """By what deviations of seeds' means are scaled."""
+    return math.sqrt(seeds / max(seeds - 1, 1))
+
+
+def _shrunk(cells: Sequence[tuple[float, Cell]]) -> float:
+    """By what the deviations of problems' means are shrunk in a weighted sum of the cells of a data set.
+
+    It is one factor for the sum: what students share of a problem adds up, noise does not, so that factors of each
+    cell by itself would make the sum's variance too small.
+    """
+    found = [(weight, *_two_way(cell.gains)[1:]) for weight, cell in cells]
+    together: Array = sum((weight * of_problems for weight, of_problems, _ in found), start=np.zeros(1))
+    return _without(sum(weight**2 * noise for weight, _, noise in found), together)
+
+
+def _without(noise: float, deviations: Array) -> float:
+    """The factor that leaves deviations with the squares that they have beyond noise."""
+    explained = float((deviations**2).sum())
+    return math.sqrt(max(0.0, 1 - noise / explained)) if explained else 0.0
 
 
 def joint_deviations(cells: Sequence[Array]) -> Array:

@@ -98,6 +98,17 @@ def test_problems_are_resampled_once_per_data_set():
     assert statistics.estimate(other, BOOTSTRAP).error == pytest.approx(one / math.sqrt(2), rel=0.1)
 
 
+def test_what_students_share_of_a_problem_is_not_taken_for_noise():
+    """Ten students of a data set find the same problems hard: their mean is as uncertain as these are."""
+    rng, squares = np.random.default_rng(0), []
+    for _ in range(20):
+        shared = rng.normal(0, 20, (1, 400))
+        cells = [cell(layout(rng, 3, 400, of_problems=0) + shared, student=str(i)) for i in range(10)]
+        squares.append(statistics.estimate(cells, BOOTSTRAP).error ** 2)
+    true = 20**2 / 400 + 4**2 / 30 + 45**2 / (30 * 400)
+    assert np.mean(squares) == pytest.approx(true, rel=0.1)
+
+
 def test_draws_depend_on_the_seed_alone():
     cells = [cell(layout(np.random.default_rng(5), 5, 40))]
     assert statistics.estimate(cells, Bootstrap(500, seed=1)) == statistics.estimate(cells, Bootstrap(500, seed=1))
