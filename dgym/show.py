@@ -314,7 +314,7 @@ def _short(text: str, length: int = 70) -> str:
 
 
 def as_json(story: Story, iteration: int | None = None) -> dict[str, Any]:
-    """Returns an episode as JSON values: its row, and state, plans, examples and scores by iteration."""
+    """Returns an episode as JSON values: its row, and state, plans, examples, calls and scores by iteration."""
     from dgym.core import to_json
 
     def plain(row: Row) -> dict[str, Any]:
@@ -330,6 +330,7 @@ def as_json(story: Story, iteration: int | None = None) -> dict[str, Any]:
                 "state": None if i.state is None else to_json(i.state),
                 "plans": list(i.plans),
                 "examples": [plain(e) for e in i.examples],
+                "calls": [plain(c) for c in i.calls],
             }
             for i in story.iterations
             if iteration in (None, i.number)

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from dgym.errors import DgymError
-from dgym.specs import SuiteSpec, load_suite, suite_files
+from dgym.models.recipe import PRESETS, Recipe
+from dgym.specs import EpisodeSpec, SuiteSpec, load_suite, suite_files
+from dgym.students.names import own_recipe
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,47 @@ def _run(row: dict[Any, Any]) -> str:
         command += ["--share", str(rules["share"])]
     if rules.get("counts"):
         command += ["--problems", ",".join(f"{split}={count}" for split, count in rules["counts"].items())]
+    command += _trained(spec)
     for key, value in sorted((spec.get("teacher_params") or {}).items()):
         command += ["--param", f"{key}={value}"]
-    return shlex.join(command)
+    unsaid = _unsaid(spec)
+    return shlex.join(command) + (f"  # and in a --spec file: {', '.join(unsaid)}" if unsaid else "")
+
+
+def _trained(spec: Mapping[str, Any]) -> list[str]:
+    """Returns the options that give a spec's recipe: the preset from which least differs, the student's own if any."""
+    try:
+        own = own_recipe(spec["student"])
+    except DgymError:
+        own = "default"  # a plugin that is not here
+    given = spec.get("recipe") or {}
+    presets = {name: Recipe.preset(name).model_dump(mode="json") for name in PRESETS}
+    differs = {
+        name: {field: value for field, value in given.items() if field in preset and preset[field] != value}
+        for name, preset in presets.items()
+    }
+    name = min(differs, key=lambda name: (len(differs[name]), name != own))
+    changes = [
+        f"{field}={value if isinstance(value, str) else json.dumps(value)}" for field, value in differs[name].items()
+    ]
+    return ["--recipe", name] * (name != own) + [part for change in changes for part in ("--set", change)]
+
+
+def _unsaid(spec: Mapping[str, Any]) -> list[str]:
+    """Returns the fields of a spec that no option of `dgym run` sets, where they are not as usual."""
+    usual = EpisodeSpec(teacher="uniform").model_dump(mode="json")
+    fields = [field for field in ("skills", "curriculum", "engine", "device", "precision", "tier") if field in spec]
+    out = [field for field in fields if spec[field] != usual[field]]
+    known = {"iterations", "budget", "share", "counts", "test_every_iteration", "training_seed", "teacher_seed"}
+    rules, usual_rules = spec.get("rules", {}), usual["rules"]
+    out += [f"rules.{key}" for key, value in rules.items() if key not in known and value != usual_rules.get(key, value)]
+    budget, usual_budget = rules.get("budget", {}), usual_rules["budget"]
+    out += [
+        f"rules.budget.{key}"
+        for key, value in budget.items()
+        if key != "examples_per_iteration" and value != usual_budget.get(key, value)
+    ]
+    return out
 
 
 def _protocols(episodes: pd.DataFrame, specs: list[Any]) -> tuple[tuple[str, str, int], ...]:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from dgym import cli_report, leaderboard, results, show
 from dgym.core import Call, Rules
 from dgym.errors import StudentError, UsageError
+from dgym.models.recipe import Recipe
 from dgym.report import samples, write
 from dgym.report.data import gather
 from dgym.report.frames import MEAN, OTHERS, SKILLS, UNCLAIMED
@@ -384,6 +385,30 @@ def test_commands_give_the_same_episodes(tmp_path):
         f"dgym run --teacher uniform --environment open-ended --domain {spec.domain} --student {spec.student} --seed 1 "
         f"--iterations {Rules().iterations} --examples {Rules().budget.examples_per_iteration}",
     )
+
+
+def test_a_command_says_how_the_student_was_trained(tmp_path):
+    store(tmp_path / "run", "uniform", 1)
+    frame = results.open(tmp_path / "run").episodes.assign(suite="")
+
+    def command(**changes):
+        spec = json.loads(frame["spec"][0])
+        for place, value in changes.items():
+            *outer, field = place.split("__")
+            inside = spec
+            for name in outer:
+                inside = inside[name]
+            inside[field] = value
+        return provenance(frame.assign(spec=json.dumps(spec))).commands[0].partition("--examples 100")[2]
+
+    assert command() == ""
+    assert command(recipe=Recipe.preset("paper").model_dump(mode="json")) == " --recipe paper"
+    assert command(recipe__epochs=2, recipe__learning_rate=2e-4) == " --set epochs=2 --set learning_rate=0.0002"
+    assert (
+        command(rules__training="continue", skills="clusters:4") == "  # and in a --spec file: skills, rules.training"
+    )
+    assert command(rules__budget__known_checks_total=7).endswith(": rules.budget.known_checks_total")
+    assert command(student="gone:a") == ""
 
 
 def test_all_versions_protocols_and_digests_are_there(fake_run, fake_page):
