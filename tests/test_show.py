@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -82,10 +81,9 @@ def test_one_iteration_and_json(run):
     assert told["iterations"][1]["plans"][0]["actions"]
     assert told["iterations"][1]["state"]["trees"]
     assert len(told["iterations"][1]["examples"]) == 40
-    assert told["iterations"][1]["calls"] == []
-    asked = replace(story.iterations[1], calls=[{"model": "some", "output_tokens": 7}])
-    told = show.as_json(replace(story, iterations=[asked]))
-    assert told["iterations"][0]["calls"] == [{"model": "some", "output_tokens": 7}]
+    calls = [call for i in told["iterations"] for call in i["calls"]]
+    assert len(calls) == sum(len(i.calls) for i in story.iterations) > 0
+    assert all(call["iteration"] == i["iteration"] for i in told["iterations"] for call in i["calls"])
 
 
 def test_a_name_must_fit_one_episode(run):
