@@ -18,7 +18,7 @@ from dgym.domains import make_domain
 from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode, used
 from dgym.errors import DgymError, UsageError, boundary_of, one_line
-from dgym.gate import OverlapIndex
+from dgym.overlap import OverlapIndex
 from dgym.results.writer import EpisodeWriter, announce, finished
 from dgym.skills.agreement import agreement
 from dgym.skills.discovery import find_discovery

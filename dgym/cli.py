@@ -16,6 +16,7 @@ import typer
 
 from dgym import __version__
 from dgym.cli_export import register as register_export
+from dgym.cli_new import register as register_new
 from dgym.cli_report import register as register_report
 from dgym.cli_results import register as register_results
 from dgym.errors import DgymError, UsageError, one_line, unknown_name
@@ -56,6 +57,7 @@ app.add_typer(data_app, name="data")
 register_results(app)
 register_report(app)
 register_export(app)
+register_new(app)
 
 
 class BackendName(StrEnum):
@@ -526,9 +528,19 @@ def serve(
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(help="Registered name, or path/to/file.py:Attr.")],
-    kind: Annotated[str, typer.Option(help="teacher, domain, environment or student.")] = "teacher",
-    domain: Annotated[str, typer.Option("--domain", "-d", help="Domain in which a teacher is tried.")] = "fake",
-    deep: Annotated[bool, typer.Option(help="Also load, train and ask a student.")] = False,
+    kind: Annotated[
+        str,
+        typer.Option(
+            help="teacher, domain, environment, student, sandbox, chat or backend; found out by the name where it is "
+            "that of one thing only."
+        ),
+    ] = "",
+    domain: Annotated[
+        str, typer.Option("--domain", "-d", help="Domain in which a teacher or a student is tried.")
+    ] = "fake",
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also load, train and ask a student; also ask a language model's endpoint.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run the public conformance checks on anything registered, or on your own file."""

@@ -528,6 +528,7 @@ class Verdict:
         correct: Whether the domain could compute that the response is right; `None` where it cannot say.
         tokens: Response tokens that it counted against the budget.
         known: Whether the student knew the answer before; `None` where it was not asked.
+        overlaps: Ids of the evaluation problems that it repeats, whatever it was rejected for; hidden from teachers.
     """
 
     example: Example
@@ -536,6 +537,7 @@ class Verdict:
     correct: bool | None = None
     tokens: int = 0
     known: bool | None = None
+    overlaps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -884,6 +886,15 @@ class Engine(Protocol):
 
     def generate(self, brief: Brief, item: PlanItem) -> Sequence[Example]:
         """Returns up to `item.count` examples; all randomness comes from `item.seed`."""
+        ...
+
+
+@runtime_checkable
+class WorksTogether(Protocol):
+    """What an engine offers that works on many items better than on one: where each start costs something."""
+
+    def generate_all(self, brief: Brief, items: Sequence[PlanItem]) -> list[Written]:
+        """Returns for each item what came of it, in order; never raises."""
         ...
 
 

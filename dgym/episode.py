@@ -47,11 +47,13 @@ from dgym.core import (
     Student,
     Teacher,
     Verdict,
+    WorksTogether,
     Written,
     derive_seed,
 )
 from dgym.errors import DgymError, TeacherError, UsageError, one_line
-from dgym.gate import HIDDEN_REASONS, Gate, OverlapIndex, told
+from dgym.gate import HIDDEN_REASONS, Gate, told
+from dgym.overlap import OverlapIndex
 
 PROBE_PER_SKILL = 20
 """How many of the latest kept examples of a skill a probe asks."""
@@ -149,6 +151,7 @@ class ClosedLoop:
         self._gate = Gate(domain, index, rules.budget, verify=rules.verify and not unverified, open_=not rules.gate)
         self._memory: Any = None
         self._data: list[Example] = []
+        self._shown: list[Example] = []
         self._trained_on = 0
         self._plans: list[Plan] = []
         self._verdicts: list[Verdict] = []
@@ -252,15 +255,13 @@ class ClosedLoop:
         self._known = {"asked": len(asked), "known": sum(asked)} if asked else {}
         self._verdicts += verdicts
         self._told = told(verdicts)
-        # What overlaps a hidden split looks kept, here as in all that a teacher is told.
-        looks_kept = (v for v in verdicts if v.kept or v.reason in HIDDEN_REASONS)
-        kept = Counter(v.example.skill for v in looks_kept if v.example.skill is not None)
+        kept = Counter(v.example.skill for v in verdicts if _looks_kept(v) and v.example.skill is not None)
         self._past.append(Past(self.iteration, self.last.feedback, plan.actions, dict(kept)))
         return tuple(verdicts)
 
     def _ask_known(self, verdicts: Sequence[Verdict]) -> list[Verdict]:
-        """Asks the student the kept examples in order, as far as the budget for that goes."""
-        asked = [i for i, v in enumerate(verdicts) if v.kept][: self._known_left]
+        """Asks the student the examples that look kept in order, as far as the budget for that goes."""
+        asked = [i for i, v in enumerate(verdicts) if _looks_kept(v)][: self._known_left]
         self._known_left -= len(asked)
         with self.clock("answer"):
             right = answers_right(self.student, self.domain, [verdicts[i].example for i in asked])
@@ -273,6 +274,7 @@ class ClosedLoop:
         """Trains the student on what was kept and evaluates it."""
         new = [v.example for v in self._verdicts if v.kept]
         self._data += new
+        self._shown += [v.example for v in self._verdicts if _looks_kept(v)]
         retrain = self.rules.training == "retrain"
         seed = derive_seed("train", self.rules.training_seed, self.iteration + 1)
         data: Sequence[Example] = self._data if retrain else new
@@ -281,8 +283,11 @@ class ClosedLoop:
         with self.clock("train"):
             report = self.student.train(data, seed=seed, fresh=retrain)
         if self.environment.wants_probes:
+            shown: Sequence[Example] = self._shown
+            if retrain and isinstance(self.environment, SkillOrganisation):
+                shown = self.environment.training_set(shown, self._context())
             with self.clock("answer"):
-                self._probes = probe(self.student, self.domain, data if retrain else self._data)
+                self._probes = probe(self.student, self.domain, shown)
         self._trained_on = len(data) if retrain else len(self._data)
         self._gate.next_iteration()
         return self._evaluate(report)
@@ -343,6 +348,14 @@ class ClosedLoop:
 
     def _ask(self, split: Split) -> Feedback:
         return evaluate(self.student, self.domain, split, used(self.domain, split, self.rules))
+
+
+def _looks_kept(verdict: Verdict) -> bool:
+    """Whether an example is kept as far as a teacher may know: what overlaps a hidden split looks kept to it.
+
+    Else every count of what was kept, asked or probed would say which problems are hidden.
+    """
+    return verdict.kept or verdict.reason in HIDDEN_REASONS
 
 
 def evaluate(student: Student, domain: Domain, split: Split, problems: Sequence[Problem]) -> Feedback:
@@ -495,6 +508,8 @@ class LocalPool:
 
 def work_on(teacher: Teacher, brief: Brief, items: Sequence[PlanItem]) -> list[Written]:
     """Works on plan items, in threads where the engine waits for a language model; results keep their order."""
+    if isinstance(teacher.engine, WorksTogether):
+        return teacher.engine.generate_all(brief, items)
     generate = teacher.engine.generate
     if teacher.concurrency <= 1 or len(items) <= 1:
         return [work(generate, brief, item) for item in items]

@@ -8,24 +8,28 @@ The gate knows the hidden splits and therefore never runs in a teacher's process
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from dgym.core import Budget, Domain, Example, Frames, Problem, Split, Verdict, count_tokens
+from dgym.core import Budget, Domain, Example, Verdict, count_tokens
+from dgym.overlap import OverlapIndex
 
 REASONS: Final = (
     "malformed",
     "over-budget",
     "duplicate",
     "overlap-feedback",
+    "incorrect",
     "overlap-selection",
     "overlap-test",
-    "incorrect",
 )
-"""Every reason for which an example can be rejected, in the order of the checks."""
+"""Every reason for which an example can be rejected, in the order of the checks.
+
+What a teacher is told comes first: were a wrong answer to a hidden problem not called incorrect like any other, wrong
+answers would find out which problems are hidden.
+"""
 
 HIDDEN_REASONS: Final = frozenset({"overlap-selection", "overlap-test"})
 """Reasons that a teacher is never told: such an example looks kept to it."""
@@ -38,77 +42,6 @@ MAX_IMAGES: Final = 8
 
 MAX_IMAGE_BYTES: Final = 2_000_000
 """Largest encoded image."""
-
-NGRAM: Final = 13
-"""Length in words of the n-grams compared for free text (Brown et al. 2020, appendix C)."""
-
-_SHINGLE = 5
-_NEAR_DUPLICATE = 0.8
-_TEMPLATE = 3
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
-
-
-def _shingles(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
-    return {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
-
-
-class OverlapIndex:
-    """Finds examples that repeat a problem of an evaluation split.
-
-    The first test is the domain's fingerprint. A text that the domain does not recognise is also compared by
-    13-grams and by the Jaccard similarity of 5-word shingles, both without those n-grams that more than
-    `_TEMPLATE` problems share: they are the template, not the problem.
-    """
-
-    def __init__(self, domain: Domain, splits: Mapping[Split, Sequence[Problem]]) -> None:
-        self._domain = domain
-        self._keys: dict[str, Split] = {}
-        texts: list[tuple[Split, set[tuple[str, ...]], set[tuple[str, ...]]]] = []
-        for split, problems in splits.items():
-            for problem in problems:
-                for key in domain.overlap_keys(problem):
-                    self._keys.setdefault(key, split)
-                words = _words(self._bare(problem.prompt))
-                texts.append((split, _shingles(words, NGRAM), _shingles(words, _SHINGLE)))
-        seen = Counter(g for _, long, short in texts for g in (*long, *short))
-        self._ngrams: dict[tuple[str, ...], Split] = {}
-        self._shingles: list[tuple[Split, set[tuple[str, ...]]]] = []
-        self._holders: dict[tuple[str, ...], list[int]] = {}
-        self._template = {g for g, n in seen.items() if n > _TEMPLATE}
-        for split, long, short in texts:
-            for gram in long - self._template:
-                self._ngrams.setdefault(gram, split)
-            rest = short - self._template
-            if rest:
-                for gram in rest:
-                    self._holders.setdefault(gram, []).append(len(self._shingles))
-                self._shingles.append((split, rest))
-
-    def _bare(self, prompt: str) -> str:
-        """Returns a problem without what stands around every one: with it, its first words would make an n-gram."""
-        return self._domain.bare(prompt) if isinstance(self._domain, Frames) else prompt
-
-    def find(self, prompt: str, fingerprints: Sequence[str]) -> Split | None:
-        """Returns the split whose problem this prompt repeats, or `None`."""
-        for key in fingerprints:
-            if key in self._keys:
-                return self._keys[key]
-        if len(fingerprints) == 1 and not fingerprints[0].startswith("text|"):
-            return None  # recognised by the domain, and new
-        words = _words(self._bare(prompt))
-        for gram in _shingles(words, NGRAM):
-            if gram in self._ngrams:
-                return self._ngrams[gram]
-        mine = _shingles(words, _SHINGLE) - self._template
-        shared = Counter(i for gram in mine for i in self._holders.get(gram, ()))
-        for index, common in shared.items():
-            split, theirs = self._shingles[index]
-            if common >= _NEAR_DUPLICATE * len(mine | theirs):
-                return split
-        return None
 
 
 class Gate:
@@ -165,18 +98,23 @@ class Gate:
         if correct and example.rejected is not None:
             # A pair that rejects a right response teaches the wrong thing.
             correct = self._domain.check(replace(example, response=example.rejected)) is not True
-        reason = "" if self._open else self._reason(example, prints, correct)
-        if not reason:
+        duplicate = prints[0] in self._seen
+        # What the first of them repeats is recorded there.
+        overlap = None if duplicate and not self._open else self._index.find(example, prints)
+        reason = ""
+        if not self._open:
+            if duplicate:
+                reason = "duplicate"
+            elif overlap is not None and f"overlap-{overlap.split}" not in HIDDEN_REASONS:
+                reason = f"overlap-{overlap.split}"
+            elif self._verify and correct is False:
+                reason = "incorrect"
+            elif overlap is not None:
+                reason = f"overlap-{overlap.split}"
+        # Submitted again, what looks kept is told to be a duplicate, hidden or not.
+        if not reason or reason in HIDDEN_REASONS:
             self._seen.add(prints[0])
-        return Verdict(example, not reason, reason, correct, tokens)
-
-    def _reason(self, example: Example, prints: Sequence[str], correct: bool | None) -> str:
-        if prints[0] in self._seen:
-            return "duplicate"
-        split = self._index.find(example.prompt, prints)
-        if split is not None:
-            return f"overlap-{split}"
-        return "incorrect" if self._verify and correct is False else ""
+        return Verdict(example, not reason, reason, correct, tokens, overlaps=overlap.problems if overlap else ())
 
 
 def told(verdicts: Iterable[Verdict]) -> dict[str, int]:

@@ -66,6 +66,7 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
         "agent-pairs": "dgym.teachers.chatting:agent_pairs",
         "pool": "dgym.teachers.chatting:pool",
         "learnt": "dgym.teachers.learnt:learnt",
+        "isolated": "dgym.isolation:isolated",
     },
     "student": {
         "micro-math": "dgym.students.micro:micro_math",
@@ -118,9 +119,13 @@ def names(kind: str) -> list[str]:
     return sorted({*BUILTIN[kind], *_plugins(kind)})
 
 
+ISOLATED: Final = "isolated@"
+"""Before the name of a teacher: the same in a process of its own."""
+
+
 def is_file(name: str) -> bool:
     """Whether a name is of the form `path/to/file.py:Attr`."""
-    return ".py:" in name
+    return ".py:" in name and not name.startswith(ISOLATED)
 
 
 def load(kind: str, name: str) -> Any:

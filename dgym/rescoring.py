@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dgym import registry
 from dgym.core import Attempt, Domain, Feedback, GradesTogether, Prepares, Problem, Split, Step
@@ -99,6 +100,10 @@ def rescore(
     steps: dict[str, list[Row]] = defaultdict(list)
     for row in run.arrow("steps").to_pylist():
         steps[row["digest"]].append(row)
+    overlapped: dict[str, set[str]] = defaultdict(set)
+    repeats = pc.is_valid(pc.field("overlaps"))
+    for row in run.arrow("examples", ["digest", "overlaps"], repeats).to_pylist():
+        overlapped[row["digest"]].update(row["overlaps"])
     changes, pieces = [], []
     for name in sorted({row["domain"] for row in episodes}):
         own = [row for row in episodes if row["domain"] == name]
@@ -125,7 +130,9 @@ def rescore(
                 better=int((graded.difference > _SAME).sum()),
                 worse=int((graded.difference < -_SAME).sum()),
                 episodes=len(touched),
-                chosen=sum(_recount(row_of[digest], steps[digest], rows) for digest, rows in touched),
+                chosen=sum(
+                    _recount(row_of[digest], steps[digest], rows, overlapped[digest]) for digest, rows in touched
+                ),
             )
         )
         for row in own:
@@ -256,7 +263,7 @@ def _episodes_of(graded: _Graded) -> Iterator[tuple[str, list[Row]]]:
         yield str(digests[which]), graded.attempts.select(columns).take(pa.array(order[start:end])).to_pylist()
 
 
-def _recount(episode: Row, steps: list[Row], attempts: Sequence[Row]) -> bool:
+def _recount(episode: Row, steps: list[Row], attempts: Sequence[Row], overlapped: set[str]) -> bool:
     """Puts what follows from new grades into an episode's rows; whether it now chooses another iteration."""
     parts: dict[tuple[int, str], list[Attempt]] = defaultdict(list)
     for row in attempts:
@@ -274,7 +281,8 @@ def _recount(episode: Row, steps: list[Row], attempts: Sequence[Row]) -> bool:
         row["test"] = asked["test"].score if "test" in asked else None
         best = max(best, selection.score)
     before = episode["best_iteration"]
-    episode |= score_row(made)
+    # Whatever wrote the run before overlaps were recorded left that empty, and so it stays.
+    episode |= score_row(made, None if episode["test_overlapped"] is None else overlapped)
     return bool(episode["best_iteration"] != before)
 
 

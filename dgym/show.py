@@ -170,6 +170,15 @@ def render(story: Story, iteration: int | None = None, samples: int = 3) -> Rend
         Text.assemble((_label(row), "bold"), f"  student {row['student'].partition(':')[0]}:{row['variant']}"),
         Text(f"{row['digest']}  {row['status']}" + (f": {row['error']}" if row["error"] else ""), style="dim"),
     ]
+    if row["test_overlapped"]:
+        scores = [
+            "none" if row[f"{when}_test_clean"] is None else f"{row[f'{when}_test_clean']:.1%}"
+            for when in ("base", "best")
+        ]
+        parts.append(
+            f"{row['test_overlapped']} test problems were repeated by its examples; on the others the test score was "
+            f"{scores[0]} before and {scores[1]} at the chosen iteration"
+        )
     for each in chosen:
         before = story.iterations[each.number - 1] if each.number else None
         parts += ["", *_iteration(each, before, samples)]

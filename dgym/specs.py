@@ -8,7 +8,7 @@ finished file mean that there is nothing to do. A `SuiteSpec` is read from TOML 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -241,6 +241,8 @@ def identify(spec: EpisodeSpec) -> Identity:
         if registry.is_file(fields[kind]):
             # Its bytes are pinned; where it lies does not matter.
             fields[kind] = fields[kind].partition(".py:")[2]
+    if spec.teacher.startswith(registry.ISOLATED):
+        fields |= {"teacher": _isolated(spec.teacher), "teacher_params": _moving(spec.teacher_params)}
     del fields["variation"]
     return Identity(
         spec=spec,
@@ -253,6 +255,19 @@ def identify(spec: EpisodeSpec) -> Identity:
         twin=teacher.twin,
         waits=bool(teacher.chats),
     )
+
+
+def _isolated(name: str) -> str:
+    """Returns the part of an isolated teacher's name that does not say where its files lie: their bytes are pinned."""
+    inner = name.removeprefix(registry.ISOLATED)
+    if inner in registry.names("teacher"):
+        return name
+    return registry.ISOLATED + inner.partition(".py:")[2]
+
+
+def _moving(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out where the packages of an isolated teacher lie; which they are, its files say."""
+    return {key: value for key, value in params.items() if key != "packages"}
 
 
 class Cell(_Frozen):

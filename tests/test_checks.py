@@ -1,5 +1,8 @@
 """The public conformance checks: all that is registered passes, and every kind of fault is found."""
 
+import random
+import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -22,8 +25,8 @@ def failed(findings, *, warning=False):
 @pytest.mark.parametrize("kind", ["teacher", "domain", "environment", "student"])
 def test_all_that_is_registered_conforms(kind):
     for name in registry.BUILTIN[kind]:
-        if name == "pool":
-            continue  # it needs a file; see tests/teachers/test_writing.py
+        if name in ("pool", "isolated"):
+            continue  # they need a file or a teacher; see tests/teachers/test_writing.py and tests/isolation
         entry = f"{name}@stand-in" if name.startswith("agent") else name
         if kind == "domain" and hasattr(registry.load(kind, name), "data"):
             continue  # on its fixture; see tests/domains/published
@@ -39,7 +42,67 @@ def test_the_students_that_ship_learn():
     assert failed(checks.check("student", "micro-math", "math", deep=True)) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("weakness", "teacher"),
+        ("agent@stand-in", "teacher"),
+        ("math", "domain"),
+        ("reasoning-gym:generators=gcd", "domain"),
+        ("skill-tree", "environment"),
+        ("micro-math", "student"),
+        ("micro-math:b", "student"),
+        ("org/model", "student"),
+        ("unsafe", "sandbox"),
+        ("stand-in", "chat"),
+        ("local", "backend"),
+    ],
+)
+def test_the_kind_is_found_by_the_name(name, kind):
+    assert checks.kind_of(name) == kind
+
+
+@pytest.mark.parametrize(
+    ("methods", "kind"),
+    [
+        ("plan generate", "teacher"),
+        ("problems grade fingerprints", "domain"),
+        ("observe", "environment"),
+        ("draw digest load", "student"),
+        ("complete", "chat"),
+        ("run close", "sandbox"),
+        ("run", "backend"),
+        ("something", "teacher"),
+    ],
+)
+def test_the_kind_of_what_a_file_holds_is_found_by_its_methods(teacher_file, methods, kind):
+    body = "\n".join(["class Mine:", *(f"    def {method}(self): ..." for method in methods.split())])
+    assert checks.kind_of(teacher_file(body)) == kind
+
+
+def test_an_entry_of_the_file_of_language_models_is_a_chat_and_the_teacher_that_it_makes(tmp_path, monkeypatch):
+    (tmp_path / "chats.toml").write_text('[mine]\nmodel = "x"\n')
+    monkeypatch.setenv("DGYM_CHATS", str(tmp_path / "chats.toml"))
+    with pytest.raises(UsageError, match="--kind teacher or --kind chat"):
+        checks.kind_of("mine")
+    with pytest.raises(UsageError, match="Did you mean 'mine', a chat"):
+        checks.kind_of("mien")
+
+
+def test_a_name_that_stands_for_several_things_needs_its_kind():
+    with pytest.raises(UsageError, match=r"domain, student, chat\): say which with --kind domain or --kind student or"):
+        checks.check("", "fake")
+    with pytest.raises(UsageError, match=r"teacher, student, chat"):
+        checks.check("", "openai:gpt-4o-mini")
+
+
 def test_unknown_things_are_the_callers_errors():
+    with pytest.raises(UsageError, match=r"nothing named 'weekness' to check. Did you mean 'weakness', a teacher"):
+        checks.check("", "weekness")
+    with pytest.raises(UsageError, match=r"nothing named 'namespace:x' to check. Did you mean 'namespaces', a sandbox"):
+        checks.check("", "namespace:x")
+    with pytest.raises(UsageError, match=r"no Python file 'nowhere.py'"):
+        checks.check("", "nowhere.py:Mine")
     with pytest.raises(UsageError, match="Did you mean 'teacher'"):
         checks.check("techer", "uniform")
     with pytest.raises(UsageError, match="Did you mean 'uniform'"):
@@ -88,9 +151,11 @@ class Sound:
 
 
 def fault_of_teacher(**methods):
-    broken = type("Broken", (Sound,), methods)()
-    teacher = replace(make_teacher("no-data"), policies={"open-ended": broken}, engine=broken)
-    return checks.check_teacher(teacher)
+    def make():
+        broken = type("Broken", (Sound,), methods)()
+        return replace(make_teacher("no-data"), policies={"open-ended": broken}, engine=broken)
+
+    return checks.check_teacher(make(), again=make)
 
 
 def test_the_sound_teacher_is_sound():
@@ -99,6 +164,30 @@ def test_the_sound_teacher_is_sound():
 
 
 counter = iter(range(1_000_000))
+
+
+def alone(self, brief, item):
+    """Writes with a generator that all items share."""
+    self.rng = random.Random(item.seed)
+    rows = []
+    for i in range(item.count):
+        time.sleep(0.002)
+        rows.append(Example(f"note {i} {self.rng.random()}", "1"))
+    return rows
+
+
+def forgets_nothing(self, brief, state):
+    return Plan((PlanItem(2),), memory=[*(state.memory or []), "x" * 200_000])
+
+
+def changes_the_brief(self, brief, state):
+    brief.protocol["verify"] = False
+    return Plan((PlanItem(2),))
+
+
+def draws(self, brief, item):
+    random.random()
+    return DOMAIN.fresh("add", item.count, item.seed)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +206,11 @@ counter = iter(range(1_000_000))
         ("generate", lambda self, b, i: DOMAIN.fresh("add", i.count, next(counter)), "same examples"),
         ("generate", lambda self, b, i: DOMAIN.fresh(i.skill or "add", i.count, i.seed), "skill that it does not know"),
         ("generate", lambda self, b, i: [], "plays an episode"),
+        ("plan", forgets_nothing, "memory stays within 1 MB for 12 rounds"),
+        ("plan", changes_the_brief, "leaves Brief and State as they were"),
+        ("plan", lambda self, b, s: Plan((PlanItem(2, str(id(type(self)))),)), "made anew, it plans and writes"),
+        ("generate", lambda self, b, i: [Example(f"note {id(type(self))}", "1")], "made anew, it plans and writes"),
+        ("generate", alone, "after others, and beside others | in threads"),
     ],
 )
 def test_a_teachers_fault_is_found(method, body, name):
@@ -130,6 +224,12 @@ def test_a_teachers_fault_is_found(method, body, name):
         ("plan", lambda self, b, s: Plan((PlanItem(s.examples_left + 1),)), "asks for no more than is left"),
         ("generate", lambda self, b, i: DOMAIN.fresh("add", i.count, 1), "another seed gives other examples"),
         ("generate", lambda self, b, i: [Example(f"add 1 {i.seed + n}", "1") for n in range(i.count)], "most of its"),
+        (
+            "generate",
+            lambda self, b, i: print("hello") or Sound.generate(self, b, i),
+            "prints nothing | it prints 'hel",
+        ),
+        ("generate", draws, "leaves the global random state alone"),
     ],
 )
 def test_advice_is_given(method, body, name):
@@ -138,6 +238,10 @@ def test_advice_is_given(method, body, name):
 
 def test_a_teacher_that_enters_nothing_is_found():
     assert "enters none" in failed(checks.check_teacher(replace(make_teacher("uniform"), policies={})))[0]
+
+
+def in_main():
+    return threading.current_thread() is threading.main_thread()
 
 
 def swapped(problems, i, **fields):
@@ -165,6 +269,23 @@ def swapped(problems, i, **fields):
         ({"fresh": lambda self, s, n, seed: DOMAIN.fresh(s, n, 1) if s == "add" else []}, "as many as asked"),
         ({"fresh": lambda self, s, n, seed: DOMAIN.fresh(s, 1, seed) * n}, "pass the gate"),
         ({"wrong_answer": lambda self, e, seed: e}, "wrong answers are wrong"),
+        ({"problems": lambda self, s: swapped(DOMAIN.problems(s), 0, prompt=" ")}, "can be asked"),
+        ({"problems": lambda self, s: swapped(DOMAIN.problems(s), 0, images=("path",))}, "can be asked"),
+        ({"tools": ({"name": object()},)}, "survives JSON"),
+        ({"grade": lambda self, p, r: float(r == p.reference) * (next(counter) % 2)}, "graded 1"),
+        ({"grade": lambda self, p, r: float(r == p.reference) or (next(counter) % 7) / 10}, "asked again"),
+        ({"grade": lambda self, p, r: float(r == p.reference and in_main())}, "in threads, a grade differs"),
+        ({"grade_all": lambda self, p, r: [(1.0, {}) for _ in p]}, "graded together"),
+        ({"measures": lambda self, p, r: {"precision": 2.0}}, "measures any response"),
+        ({"measures": lambda self, p, r: {"precision": 1 / len(r)}}, "measures any response"),
+        ({"summary": lambda self, a: {"pass@1": 17.0}}, "sums up"),
+        ({"frame": lambda self, p: f"{p} Go!", "bare": lambda self, p: p}, "framed twice"),
+        (
+            {"fresh": lambda self, s, n, seed: DOMAIN.fresh("add" if s == "no such skill" else s, n, seed)},
+            "unknown kind",
+        ),
+        ({"fresh": lambda self, s, n, seed: DOMAIN.fresh(s, n or 1, seed)}, "0 examples"),
+        ({"infer_skill": lambda self, p: p.split()[0]}, "any text has a skill or none"),
     ],
 )
 def test_a_domains_fault_is_found(methods, name):
@@ -203,11 +324,31 @@ class Telling(OpenEnded):
         (type("T", (SkillList,), {"observe": lambda s, f, c: State("skill-list", 0, 0, f.score)})(), "passed on"),
         (type("T", (SkillList,), {"observe": lambda s, f, c: State("x", 0, 0, 2.0)})(), "name and score"),
         (object(), "it has all"),
+        (type("T", (SkillList,), {"version": ""})(), "its version is empty"),
+        (type("T", (SkillList,), {"wants_probes": None})(), "neither True nor False"),
+        (type("T", (SkillList,), {"expand": lambda s, p, state: 1 / len(p.items)})(), "carried out or refused"),
+        (type("T", (SkillList,), {"expand": lambda s, p, state: Plan()})(), "memory is lost"),
+        (
+            type("T", (SkillList,), {"expand": lambda s, p, state: replace(p, items=(PlanItem(1),))})(),
+            "empty plan asks",
+        ),
+        (type("T", (SkillList,), {"training_set": lambda s, e, c: [*e, Example("a", "b")]})(), "never written"),
     ],
 )
 def test_an_environments_fault_is_found(environment, name):
     faults = failed(checks.check_environment(environment))
     assert any(name in f for f in faults), faults
+
+
+def test_an_environment_that_differs_when_made_anew_is_found():
+    class Named(OpenEnded):
+        def __init__(self):
+            self.number = next(counter)
+
+        def observe(self, feedback, context):
+            return replace(super().observe(feedback, context), environment=f"open-ended-{self.number}")
+
+    assert any("made anew" in f for f in failed(checks.check_environment(Named(), Named)))
 
 
 class Forgetful(FakeStudent):
@@ -227,6 +368,36 @@ class Drifting(FakeStudent):
         return super().train(examples, seed=seed, fresh=False)
 
 
+class Delicate(FakeStudent):
+    """Cannot learn from what no tokenizer has seen."""
+
+    def train(self, examples, *, seed, fresh):
+        for example in examples:
+            example.prompt.encode("ascii")
+        return super().train(examples, seed=seed, fresh=fresh)
+
+
+class Moody(FakeStudent):
+    """Learns another thing every time, if it is to go on."""
+
+    def train(self, examples, *, seed, fresh):
+        return super().train(examples if fresh else examples[: next(counter) % 2 * 30], seed=seed, fresh=fresh)
+
+
+class Sharing(FakeStudent):
+    """Closes all when it is closed."""
+
+    all = []  # noqa: RUF012
+
+    def __init__(self, levels):
+        super().__init__(levels)
+        self.all.append(self)
+
+    def close(self):
+        for student in self.all:
+            FakeStudent.close(student)
+
+
 def family(**members):
     return type("Broken", (FakeFamily,), members)()
 
@@ -242,8 +413,16 @@ def family(**members):
         (family(load=lambda s, *a: 1 / 0), "a variant loads"),
         (family(open=lambda s, r, v: Forgetful(s._levels(v))), "saved and loaded"),
         (family(open=lambda s, r, v: Drifting(s._levels(v))), "untrained student"),
+        (family(open=lambda s, r, v: Delicate(s._levels(v))), "any text to learn"),
+        (family(open=lambda s, r, v: Moody(s._levels(v))), "goes on learning"),
+        (family(open=lambda s, r, v: Sharing(s._levels(v))), "leaves others alone"),
     ],
 )
 def test_a_students_fault_is_found(broken, name):
     faults = failed(checks.check_student(broken, deep=True))
     assert any(name in f for f in faults), faults
+
+
+def test_a_students_variant_can_be_named():
+    assert failed(checks.check("student", "fake:c", deep=True)) == []
+    assert "'z' is none of its variants" in failed(checks.check("student", "fake:z"))[0]

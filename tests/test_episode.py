@@ -7,7 +7,7 @@ from itertools import count, islice, repeat
 
 import pytest
 
-from dgym.core import MEMORY_LIMIT, Budget, Example, Plan, PlanItem, Probe, Problem, Rules, to_json
+from dgym.core import MEMORY_LIMIT, Action, Budget, Example, Plan, PlanItem, Probe, Problem, Rules, to_json
 from dgym.environments.open_ended import OpenEnded
 from dgym.episode import LocalPool, first_of, share_of, used, work
 from dgym.errors import DgymError, StudentError, TeacherError
@@ -193,7 +193,7 @@ def test_a_teacher_never_sees_the_hidden_splits(play, scripted, environment):
     spy = scripted(writer=copies)
     rules = {"iterations": 3, "budget": 12, "test_every_iteration": True}
     played = play(spy, environment=environment, **rules)
-    assert {v.reason for s in played.steps for v in s.verdicts} == {"overlap-selection", "overlap-test"}
+    assert {v.reason for v in played.steps[1].verdicts} == {"overlap-selection", "overlap-test"}
     shown = [to_json(x) for x in (*spy.briefs, *spy.states)]
     text = json.dumps(shown)
     for problem in HIDDEN:
@@ -208,6 +208,51 @@ def test_a_teacher_never_sees_the_hidden_splits(play, scripted, environment):
     assert {to_json(s)["score"] for s in spy.states} <= shown_scores
     if environment == "open-ended":
         assert hidden_scores.isdisjoint(numbers_in(shown))
+
+
+@pytest.mark.parametrize("training", ["retrain", "continue"])
+def test_no_count_says_which_problems_are_hidden(play, scripted, training):
+    """All that a teacher hears of a submission is the same, whether some of it is hidden problems or none."""
+
+    def plan(brief, state):
+        skill = state.skills[0].skill
+        explore = Action(skill, "explore", grow=("one", "two"), data=6)
+        return Plan(actions=(explore,), ask_known=True) if state.iteration == 0 else Plan(ask_known=True)
+
+    plain = DOMAIN.fresh("add", 40, 5)
+    secret = [Example(p.prompt, p.reference) for p in HIDDEN[:: len(HIDDEN) // 6]]
+
+    def writer(hidden):
+        def write(brief, item):
+            first = 20 * item.skill.endswith("two")
+            own = plain[first : first + item.count]
+            if hidden and not first:
+                own[::2] = secret[: len(own[::2])]
+            # Claiming a skill of its own for an example would single it out.
+            return [replace(e, skill=f"mine {i}" if i < 4 else item.skill) for i, e in enumerate(own)]
+
+        return write
+
+    heard = []
+    for hidden in (False, True):
+        spy = scripted(planner=plan, writer=writer(hidden))
+        budget = Budget(12, known_checks_total=100)
+        played = play(spy, environment="skill-tree", iterations=2, budget=budget, training=training)
+        kept = sum(len(s.kept) for s in played.steps)
+        state = spy.states[1]
+        heard.append(
+            (
+                state.rejected,
+                state.examples_left,
+                state.known["asked"],
+                state.known_checks_left,
+                [(p.skill, p.count) for p in state.probes],
+                [(s.name, s.allocation, s.data) for t in state.trees for s in t.subskills],
+                [t.kept for t in state.history],
+            )
+        )
+        assert (kept < 12) == hidden
+    assert heard[0] == heard[1]
 
 
 def test_rejections_are_told(play, scripted):

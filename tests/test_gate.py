@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from dgym.core import Budget, Example, Problem
 from dgym.fakes import FakeDomain
-from dgym.gate import MAX_CHARACTERS, REASONS, Gate, OverlapIndex, told
+from dgym.gate import MAX_CHARACTERS, REASONS, Gate, told
+from dgym.overlap import OverlapIndex
 
 RIGHT = Example("add 1 2", "3")
 WRONG = Example("add 1 2", "4")
@@ -101,15 +102,29 @@ def test_overlap_by_fingerprint(split):
 
 
 def test_the_first_reason_in_order_counts():
-    judge = gate(2, splits={"test": [Problem("p", "add 1 2", "3", "add")]})
-    assert reasons(judge.submit([WRONG, 5, 5])) == ["overlap-test", "malformed", "over-budget"]
+    judge = gate(4, splits={"test": [Problem("p", "add 1 2", "3", "add")]})
+    assert reasons(judge.submit([WRONG, RIGHT, WRONG, 5, 5])) == [
+        "incorrect", "overlap-test", "duplicate", "malformed", "over-budget",
+    ]  # fmt: skip
     assert set(REASONS) > {"overlap-test", "malformed", "over-budget", "incorrect", "duplicate"}
 
 
 def test_hidden_overlaps_are_not_told():
     splits = {s: [Problem(s, f"add 1 {i}", "x", "add")] for i, s in enumerate(("feedback", "selection", "test"))}
-    verdicts = gate(5, splits=splits).submit([*(Example(f"add 1 {i}", "x") for i in range(3)), 1, 2, 3])
+    verdicts = gate(5, splits=splits).submit([*(Example(f"add 1 {i}", str(1 + i)) for i in range(3)), 1, 2, 3])
     assert told(verdicts) == {"malformed": 2, "over-budget": 1, "overlap-feedback": 1}
+
+
+@pytest.mark.parametrize("answer", ["3", "4"])
+@pytest.mark.parametrize("split", ["selection", "test"])
+def test_what_is_told_of_a_hidden_problem_is_told_of_any_other(split, answer):
+    """Right or wrong, once or again: else submitting a problem would find out whether it is hidden."""
+    example = Example("add 1 2", answer)
+    heard = [
+        [told(judge.submit([example])) for _ in range(3)]
+        for judge in (gate(), gate(splits={split: [Problem("p", "add 1 2", "3", "add")]}))
+    ]
+    assert heard[0] == heard[1]
 
 
 def test_what_is_rejected_counts_against_the_budget(unique):
@@ -239,7 +254,7 @@ def test_the_words_around_every_problem_make_no_overlap():
     hidden = Problem("a", domain.frame("How many apples has Ann who had two and bought three more?"), "5", "")
     index = OverlapIndex(domain, {"test": [hidden]})
     other = domain.frame("How tall is a house of four floors?")
-    assert index.find(other, domain.fingerprints(other)) is None
+    assert index.find(Example(other, "4"), domain.fingerprints(other)) is None
     for copied in (hidden.prompt, domain.bare(hidden.prompt)):
-        assert index.find(copied, domain.fingerprints(copied)) == "test"
-    assert index.find(f"{domain.bare(hidden.prompt)} Think.", ("text|else",)) == "test"
+        assert index.find(Example(copied, "5"), domain.fingerprints(copied)).split == "test"
+    assert index.find(Example(f"{domain.bare(hidden.prompt)} Think.", "5"), ("text|else",)).split == "test"

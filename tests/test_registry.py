@@ -1,35 +1,37 @@
 """The registry: built-ins, files, and a third-party package that is really installed."""
 
-import shutil
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
-from dgym import checks, registry
+from dgym import checks, registry, sandbox
+from dgym.bench import bench
+from dgym.chat import find_chat
 from dgym.core import Budget, Rules
 from dgym.errors import TeacherError, UsageError
 from dgym.gym import make
+from dgym.sandbox import Program, SandboxError, find_sandbox, verdict
+from dgym.skills.discovery import find_discovery
 from dgym.specs import EpisodeSpec, identify
 from dgym.teachers import make_teacher
+from tests.installing import install
 
 PLUGIN = Path(__file__).parent / "plugin"
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Installs `tests/plugin` into a folder, as pip would."""
+    folder = tmp_path_factory.mktemp("plugin")
+    install(PLUGIN, folder / "site", folder / "build")
+    return folder / "site"
+
+
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """Installs `tests/plugin` into a folder on the path, as pip would: the package and its metadata."""
-    project = tomllib.loads((PLUGIN / "pyproject.toml").read_text())["project"]
-    shutil.copytree(PLUGIN / "dgym_toy", tmp_path / "dgym_toy")
-    info = tmp_path / f"dgym_toy-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    lines = []
-    for group, points in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{name} = {target}" for name, target in points.items())]
-    (info / "entry_points.txt").write_text("\n".join(lines))
-    monkeypatch.syspath_prepend(str(tmp_path))
+def plugin(site, monkeypatch):
+    """Puts the installed plugin on the path."""
+    monkeypatch.syspath_prepend(str(site))
     registry._plugins.cache_clear()
     yield
     registry._plugins.cache_clear()
@@ -91,9 +93,24 @@ def test_a_missing_file_is_one_line():
             call("teacher", "nowhere/at_all.py:Mine")
 
 
+TOYS = {
+    "teacher": "toy-parrot",
+    "domain": "toy-capitals",
+    "environment": "toy-score-only",
+    "student": "toy-echo",
+    "sandbox": "toy-cell",
+    "chat": "toy-oracle",
+    "backend": "toy-backwards",
+}
+
+
 def test_a_plugin_registers_every_kind(plugin):
-    assert "toy-parrot" in registry.names("teacher")
-    assert registry.pin("teacher", "toy-parrot") == "dgym-toy==2.5"
+    assert set(TOYS) == set(registry.KINDS)
+    for kind, name in TOYS.items():
+        assert name in registry.names(kind)
+        assert checks.kind_of(name) == kind
+        assert registry.pin(kind, name) == "dgym-toy==2.5"
+        assert callable(registry.load(kind, name))
     teacher = make_teacher("toy-parrot")
     assert (teacher.name, teacher.version) == ("toy-parrot", "3")
     assert "toy-score-only" in teacher.policies
@@ -101,17 +118,47 @@ def test_a_plugin_registers_every_kind(plugin):
         registry.load("teacher", "toy-broken")
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "domain"),
-    [
-        ("teacher", "toy-parrot", "fake"),
-        ("domain", "toy-capitals", "fake"),
-        ("environment", "toy-score-only", "fake"),
-        ("student", "toy-echo", "toy-capitals"),
-    ],
-)
-def test_what_a_plugin_registers_conforms(plugin, kind, name, domain):
-    assert [f for f in checks.check(kind, name, domain, deep=True) if not f.ok] == []
+@pytest.mark.parametrize("kind", TOYS)
+def test_what_a_plugin_registers_conforms(plugin, kind):
+    if kind == "sandbox":
+        needs_namespaces()
+    domain = "toy-capitals" if kind == "student" else "fake"
+    assert [f for f in checks.check("", TOYS[kind], domain, deep=True) if not f.ok] == []
+
+
+def needs_namespaces():
+    try:
+        find_sandbox("namespaces")
+    except SandboxError as error:
+        pytest.skip(str(error))
+
+
+def test_a_plugins_sandbox_is_used(plugin, monkeypatch):
+    needs_namespaces()
+    monkeypatch.setattr(sandbox, "_found", {})  # so that no other test gets it
+    monkeypatch.setenv("DGYM_SANDBOX", "toy-cell")
+    found = find_sandbox()
+    try:
+        assert found.name == "toy-cell"
+        assert verdict(found.run([Program("def f(x):\n    return 2 * x", "f", ((4,),))])[0], [8])
+    finally:
+        found.close()
+
+
+def test_a_plugins_chat_is_used(plugin, tmp_path, monkeypatch):
+    monkeypatch.setenv("DGYM_CACHE", str(tmp_path))
+    assert find_chat("toy-oracle:pythia").model == "toy-oracle:pythia"
+    problems = registry.load("domain", "toy-capitals")().problems("feedback")
+    assert set(find_discovery("chat:toy-oracle").assign(problems)) == {p.id for p in problems}
+    spec = EpisodeSpec(
+        teacher="agent@toy-oracle:pythia",
+        environment="open-ended",
+        domain="toy-capitals",
+        student="toy-echo",
+        rules=Rules(1, Budget(3)),
+    )
+    summary = bench([spec], tmp_path / "run", backend=registry.load("backend", "toy-backwards")())
+    assert len(summary.ok) == 1
 
 
 def test_what_a_plugin_registers_works_together(plugin):

@@ -160,7 +160,7 @@ class DataSetDomain(ABC):
         words = " ".join(re.findall(r"[a-z0-9.+*/=<>^-]+", self.bare(prompt).lower()))
         if images:
             # A question may well be asked again of another picture.
-            return (f"{content_id(*images)}|{words}",)
+            return (f"text|{content_id(*images)}|{words}",)
         return (f"text|{words}",)
 
     def overlap_keys(self, problem: Problem) -> tuple[str, ...]:

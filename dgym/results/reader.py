@@ -382,7 +382,7 @@ def _newer(table: Table, schema: pa.Schema, names: Sequence[str]) -> set[str]:
     if version not in READABLE:
         later = version.isdigit() and int(version) > int(SCHEMA_VERSION)
         how = "; a newer dgym wrote it" if later else ""
-        raise ValueError(f"its schema has version {version}, this dgym reads {' and '.join(READABLE)}{how}")
+        raise ValueError(f"its schema has version {version}, this dgym reads {', '.join(READABLE)}{how}")
     if schema.equals(table.schema):
         return set()
     newer = {column.name for column in table.columns if column.since > int(version)}

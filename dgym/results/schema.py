@@ -22,10 +22,10 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = "3"
+SCHEMA_VERSION: Final = "4"
 """Version of all five tables; stands in each file's metadata under `dgym.schema`."""
 
-READABLE: Final = ("2", SCHEMA_VERSION)
+READABLE: Final = ("2", "3", SCHEMA_VERSION)
 """Versions that are read: columns that an older one did not have yet are null."""
 
 VERSION_KEY: Final = b"dgym.schema"
@@ -146,7 +146,24 @@ EPISODES: Final = Table(
         Column("base_test", _REAL, "test score of the untrained student", "[0, 1]"),
         Column("best_test", _REAL, "test score at the chosen iteration", "[0, 1]"),
         Column("last_test", _REAL, "test score at the last iteration; null if it was not asked", "[0, 1]"),
-        Column("base_test_new", _REAL, "the same on the slice new-combination; null if there is none", "[0, 1]"),
+        Column(
+            "test_overlapped", _INT, "test problems that a submitted example repeated, kept or not", "count", since=4
+        ),
+        Column(
+            "base_test_clean",
+            _REAL,
+            "test score of the untrained student on the problems that no submitted example repeated; null if there is "
+            "none",
+            "[0, 1]",
+            since=4,
+        ),
+        Column("best_test_clean", _REAL, "the same at the chosen iteration", "[0, 1]", since=4),
+        Column(
+            "base_test_new",
+            _REAL,
+            "test score of the untrained student on the slice new-combination; null if there is none",
+            "[0, 1]",
+        ),
         Column("best_test_new", _REAL, "the same at the chosen iteration", "[0, 1]"),
         Column("base_selection", _REAL, "selection score of the untrained student", "[0, 1]"),
         Column("best_selection", _REAL, "selection score at the chosen iteration", "[0, 1]"),
@@ -226,6 +243,12 @@ EXAMPLES: Final = Table(
         Column("kept", _BOOL, "whether the student was trained on it"),
         Column("reason", _TEXT, "why not; null when kept"),
         Column("correct", _BOOL, "whether the response is right; null where the domain cannot say"),
+        Column(
+            "overlaps",
+            pa.list_(_TEXT),
+            "ids of the evaluation problems that it repeats, hidden from teachers; null if none",
+            since=4,
+        ),
         Column("tokens", _INT, "response tokens that it counted against the budget", "tokens"),
         Column("known", _BOOL, "whether the student knew the answer before; null where it was not asked"),
         Column("prompt", _TEXT, "the problem"),

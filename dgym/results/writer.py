@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dgym import registry
-from dgym.core import NEW_COMBINATION, Call, Feedback, Plan, Step, digest, to_json
+from dgym.core import NEW_COMBINATION, Call, Feedback, Plan, Problem, Step, digest, to_json
 from dgym.errors import InfrastructureError, boundary_of, one_line
 from dgym.results.reader import is_whole, part_files, read_part
 from dgym.results.schema import PLANNED, TABLES, part_path
@@ -245,17 +245,29 @@ def _summary_row(steps: Sequence[Step]) -> Row:
     }
     if not steps:
         return row
-    return row | score_row(steps)
+    return row | score_row(steps, {problem for v in verdicts for problem in v.overlaps})
 
 
-def score_row(steps: Sequence[Step]) -> Row:
-    """Returns the columns of `episodes` that follow from the verdicts of an episode's steps, of which there is one."""
+def score_row(steps: Sequence[Step], overlapped: Collection[str] | None) -> Row:
+    """Returns the columns of `episodes` that follow from the verdicts of an episode's steps, of which there is one.
+
+    Args:
+        steps: The steps.
+        overlapped: Ids of the problems that submitted examples repeated; `None` where that was not recorded.
+    """
     base, last = steps[0], steps[-1]
     # Whatever is best was tested when it was answered; graded anew, another may be.
     tested = [step for step in steps if step.test is not None] or steps
     best = max(tested, key=lambda step: (step.selection.score, -step.iteration))
     had = _skills_had(base.test)
-    return {
+    row: Row = {}
+    if overlapped is not None and base.test is not None:
+        row = {
+            "test_overlapped": sum(attempt.problem.id in overlapped for attempt in base.test.attempts),
+            "base_test_clean": _score(_part(base.test, lambda problem: problem.id not in overlapped)),
+            "best_test_clean": _score(_part(best.test, lambda problem: problem.id not in overlapped)),
+        }
+    return row | {
         "best_iteration": best.iteration,
         "base_test": _score(base.test),
         "best_test": _score(best.test),
@@ -320,6 +332,7 @@ def _example_rows(step: Step) -> list[Row]:
             "kept": v.kept,
             "reason": v.reason or None,
             "correct": v.correct,
+            "overlaps": [_text(problem) for problem in v.overlaps] or None,
             "tokens": v.tokens,
             "known": v.known,
             "prompt": _text(v.example.prompt),
@@ -382,10 +395,14 @@ def _score(feedback: Feedback | None) -> float | None:
     return None if feedback is None else feedback.score
 
 
-def _new(feedback: Feedback | None) -> Feedback | None:
-    """Returns the attempts at new combinations, if the split has any."""
-    chosen = () if feedback is None else tuple(a for a in feedback.attempts if a.problem.slice == NEW_COMBINATION)
+def _part(feedback: Feedback | None, wanted: Callable[[Problem], bool]) -> Feedback | None:
+    """Returns the attempts at some problems, if the split has any."""
+    chosen = () if feedback is None else tuple(a for a in feedback.attempts if wanted(a.problem))
     return Feedback("test", chosen) if chosen else None
+
+
+def _new(feedback: Feedback | None) -> Feedback | None:
+    return _part(feedback, lambda problem: problem.slice == NEW_COMBINATION)
 
 
 def _plan(plan: Plan) -> dict[str, Any]:

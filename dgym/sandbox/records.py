@@ -95,6 +95,8 @@ class Outcome:
 class Sandbox(Protocol):
     """A way to run untrusted programs, registered by the kind `"sandbox"` as a factory without arguments.
 
+    One that keeps programs from nothing says so by an attribute `isolates = False`; without it, it isolates.
+
     Attributes:
         name: Its registered name.
     """

@@ -8,6 +8,9 @@ Started by a provider as `python -P -s -S runner.py MODE` with a socket as stand
 - `bare`: isolates nothing, only limits; serves one program;
 - `files`: prints which files an interpreter needs, as JSON, and exits.
 
+With a session as a second argument (`dgym.sandbox.session`), any of the first three runs one command for as long as
+it likes, in a place that also holds the files that the session names.
+
 For every program comes a message with its limits and four file descriptors: the request, standard input, and the
 write ends of the pipes for standard output and for the report. The helper never reads or writes any of these:
 only the program's own process does, so nothing of one program is left in the memory that the next one is forked
@@ -52,6 +55,9 @@ RESULT: Final = struct.Struct("!Bid")
 
 EXITED, CPU, WALL, MEMORY, TOLD, CROWD = range(6)
 """Why a program ended: by itself, over a limit, because the provider asked, or with too many processes."""
+
+NOT_STARTED: Final = 127
+"""Exit status of a session whose command cannot be executed."""
 
 FRAME: Final = struct.Struct(">I")
 """The length of a frame of the report, ahead of it."""
@@ -151,8 +157,10 @@ class _Program(ctypes.Structure):
 
 
 @functools.cache
-def _seccomp_program(forks: bool) -> _Program:
+def _seccomp_program(forks: bool, executes: bool = False) -> _Program:
     """Builds the filter: what a program never needs fails with EPERM, and so do new processes unless `forks`.
+
+    Programs are executed only where `executes`.
 
     Layout and constants: `Documentation/userspace-api/seccomp_filter.rst` of the kernel.
     """
@@ -168,7 +176,8 @@ def _seccomp_program(forks: bool) -> _Program:
     ]
     if _X86:
         rows += [(at_least, 0, 1, 0x40000000), (back, 0, 0, refuse | errno.EPERM)]  # the x32 numbers
-    refused = [_number(name) for name in sorted(set(_NUMBERS) - {"clone", "clone3", "capset"})]
+    allowed = {"clone", "clone3", "capset"} | ({"execve", "execveat"} if executes else set())
+    refused = [_number(name) for name in sorted(set(_NUMBERS) - allowed)]
     if _X86 and not forks:
         refused += [57, 58]  # fork and vfork, which other machines do not have
     for number in refused:
@@ -185,8 +194,8 @@ def _seccomp_program(forks: bool) -> _Program:
     return _Program(len(rows), (_Filter * len(rows))(*(_Filter(*row) for row in rows)))
 
 
-def _seccomp(forks: bool) -> None:
-    result = _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(_seccomp_program(forks)), 0, 0)
+def _seccomp(forks: bool, executes: bool = False) -> None:
+    result = _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), ctypes.byref(_seccomp_program(forks, executes)), 0, 0)
     _check(result, "seccomp")
 
 
@@ -195,8 +204,10 @@ def landlock_abi() -> int:
     return max(0, int(_libc.syscall(444, None, ctypes.c_size_t(0), 1)))
 
 
-def _landlock(paths: list[str]) -> int:
+def _landlock(paths: list[str], executes: bool = False) -> int:
     """Makes a rule set: read `paths`, use `/dev`'s few files and write below `/tmp`; -1 without Landlock.
+
+    What may be read may be executed where `executes`.
 
     Bits: `Documentation/userspace-api/landlock.rst` of the kernel.
     """
@@ -220,7 +231,7 @@ def _landlock(paths: list[str]) -> int:
         elif path.startswith("/dev/"):
             allowed = read | write | truncate
         else:
-            allowed = read | folder if os.path.isdir(path) else read  # noqa: PTH112
+            allowed = (read | folder if os.path.isdir(path) else read) | int(executes)  # noqa: PTH112
         rule = struct.pack("=Qi", allowed, fd)
         _check(_libc.syscall(445, handle, 1, rule, 0), f"landlock rule for {path}")
         os.close(fd)
@@ -306,9 +317,10 @@ def _loaded() -> list[str]:
     return names
 
 
-def _bind(old: str, path: str) -> None:
-    """Shows one file or folder of the old root, read-only, under the same name in the new one."""
+def _bind(old: str, path: str, shown: str = "") -> None:
+    """Shows one file or folder of the old root, read-only, in the new one: under the same name or as `shown`."""
     source = old + os.path.realpath(old + path).removeprefix(old)
+    path = shown or path
     target = Path(path)
     if Path(source).is_dir():
         target.mkdir(parents=True, exist_ok=True)
@@ -330,9 +342,13 @@ def _bind(old: str, path: str) -> None:
 class Place:
     """Where programs run, and what each of them is put through before its first instruction."""
 
-    def __init__(self, mode: str, control: socket.socket) -> None:
+    def __init__(self, mode: str, control: socket.socket, session: dict[str, Any] | None = None) -> None:
         self.mode = mode
         self.control = control
+        self.shown: dict[str, str] = dict(session["files"]) if session else {}
+        self.executes = session is not None
+        if mode != "bare":
+            self.needed: dict[str, list[str]] = session["needed"] if session else files()
         self.spaces = mode == "namespaces"
         self.proc = -1
         self.extra = 0
@@ -346,12 +362,10 @@ class Place:
         elif mode == "inside":
             _prctl(_PR_SET_DUMPABLE, 0)
             _prctl(_PR_SET_NO_NEW_PRIVS, 1, step="no_new_privs")
-            self.library = files()["library"]
-            needed = files()
-            self.library = [*needed["library"], *needed["shared"]]
-            self.rules = _landlock(self.library)
+            self._allow(self.needed)
+            self.rules = _landlock(self.library, self.executes)
             self.forks = Path("/proc/self/uid_map").read_text().split()[1] != "0"
-        _seccomp_program(self.forks)  # kept for every fork
+        _seccomp_program(self.forks, self.executes)  # kept for every fork
         if not self.spaces:
             _prctl(_PR_SET_CHILD_SUBREAPER, 1)
             self.proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
@@ -368,8 +382,8 @@ class Place:
 
     def _enter(self) -> None:
         user, group = os.geteuid(), os.getegid()
-        needed = files()
-        self.library = [*needed["library"], *needed["shared"]]
+        needed = self.needed
+        self._allow(needed)
         double = user == 0
         go, going = os.pipe()
         parent = os.getpid()
@@ -404,6 +418,12 @@ class Place:
         for capability in range(64):
             _prctl(_PR_CAPBSET_DROP, capability)
         self.myself = os.pidfd_open(os.getpid())
+
+    def _allow(self, needed: dict[str, list[str]]) -> None:
+        """Notes what may be read: the interpreter's own files, and those that a session names."""
+        self.library = [*needed["library"], *needed["shared"]]
+        if self.executes:
+            self.library += [*needed["program"], *self.shown]
 
     @staticmethod
     def _write_map(name: str, text: str, pid: str = "self") -> None:
@@ -442,6 +462,13 @@ class Place:
         for path in needed["hidden"]:
             if Path(path).is_dir():
                 _mount("tmpfs", path, "tmpfs", _RDONLY | _NOSUID | _NODEV, "size=4k,mode=755")
+        if self.executes:
+            for path in needed["program"]:
+                if not Path(path).exists():
+                    _bind("/.old", path)
+            for shown, path in self.shown.items():
+                if not Path(shown).is_file():
+                    _bind("/.old", path, shown)
         try:
             # Only while the old one is in sight may a new proc be mounted. It shows the programs' processes to
             # this process, which keeps it open, and to nobody else.
@@ -470,10 +497,11 @@ class Place:
             if self.rules >= 0:
                 os.close(self.rules)
         flags = _NOSUID | _NODEV | _NOEXEC | _NOATIME
-        _mount("tmpfs", "/tmp", "tmpfs", flags, f"size={size},nr_inodes=256,mode=700,uid={_UID},gid={_UID}")
+        inodes = 4096 if self.executes else 256
+        _mount("tmpfs", "/tmp", "tmpfs", flags, f"size={size},nr_inodes={inodes},mode=700,uid={_UID},gid={_UID}")
         made = Path("/tmp").stat()
         self._pristine, self._size = (made.st_dev, made.st_ctime_ns), size
-        self.rules = _landlock(self.library)
+        self.rules = _landlock(self.library, self.executes)
 
     def fork(self) -> int:
         """Forks the program's process, in a pid namespace of its own where there are namespaces."""
@@ -502,7 +530,17 @@ class Place:
         if self.rules >= 0:
             _check(_libc.syscall(446, self.rules, 0), "landlock")
         if _KNOWN_MACHINE:
-            _seccomp(self.forks)
+            _seccomp(self.forks, self.executes)
+
+    def held(self, pid: int) -> int:
+        """Returns the bytes of memory that a session's processes hold; `pid` is the first."""
+        if self.proc < 0:
+            return 0
+        hidden = {"1", str(os.getpid())}
+        names = [n for n in os.listdir(self.proc) if n.isdecimal() and n not in hidden]  # noqa: PTH208
+        if self.mode == "bare":
+            names = [n for n in names if (fields := self._stat(n)) and (int(n) == pid or fields[3] == pid)]
+        return sum(self._proportional(name) for name in names)
 
     def load(self, pid: int) -> tuple[float, int, int]:
         """Measures a running program.
@@ -670,6 +708,84 @@ def _supervise(place: Place, pid: int, limits: tuple[Any, ...]) -> tuple[int, in
     return reason, status, max(spent, total)
 
 
+def converse(place: Place, session: dict[str, Any]) -> None:
+    """Runs a session's command on the three descriptors that come over the socket, and tells how it ended."""
+    message, fds, _, _ = socket.recv_fds(place.control, 16, 8)
+    if not message:
+        return
+    limits = session["limits"]
+    place.prepare(limits["file_bytes"])
+    pid = place.fork()
+    if not pid:
+        _execute(place, session, fds)
+    for fd in fds:
+        os.close(fd)
+    place.control.send(RESULT.pack(*_watch(place, pid, limits)))
+
+
+def _watch(place: Place, pid: int, limits: dict[str, Any]) -> tuple[int, int, float]:
+    """Watches a session until it ends, goes over a limit or is told to end."""
+    handle = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    poll.register(place.control, select.POLLIN)
+    reason, spent = EXITED, 0.0
+    try:
+        while reason == EXITED:
+            ready = [fd for fd, _ in poll.poll(10 * _TICK * 1000)]
+            if handle in ready:
+                break
+            if ready:
+                reason = TOLD  # or nobody is there any more
+                place.control.recv(16)
+                break
+            spent, _, count = place.load(pid)
+            if spent > limits["cpu_seconds"]:
+                reason = CPU
+            elif place.held(pid) > limits["memory_bytes"]:
+                reason = MEMORY
+            elif count > limits["processes"]:
+                reason = CROWD
+        status, total = place.end(pid)
+    finally:
+        os.close(handle)
+    return reason, status, max(spent, total)
+
+
+def _execute(place: Place, session: dict[str, Any], fds: list[int]) -> NoReturn:
+    """Confines this process and turns it into the session's command."""
+    limits = session["limits"]
+    try:
+        os.setsid()
+        for fd, number in zip(fds, (STDIN, STDOUT, STDERR), strict=True):
+            os.dup2(fd, number)
+        os.chdir("/tmp" if place.mode != "bare" else session["folder"])
+        # Where nothing is isolated, nothing has another name either.
+        names = session["files"] if place.mode == "bare" else {shown: shown for shown in session["files"]}
+        words = [_renamed(word, names) for word in session["command"]]
+        place.confine(limits["processes"])
+        os.closerange(STDERR + 1, 1024)
+        for what, value in (
+            (resource.RLIMIT_CPU, math.ceil(limits["cpu_seconds"]) + 2),
+            (resource.RLIMIT_FSIZE, limits["file_bytes"]),
+            (resource.RLIMIT_NOFILE, 256),
+            (resource.RLIMIT_CORE, 0),
+            (resource.RLIMIT_DATA, 2 * limits["memory_bytes"]),  # until the next look at what is resident
+        ):
+            resource.setrlimit(what, (value, value))
+        os.execve(words[0], words, session["environment"])
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.write(STDERR, f"{session['command'][0]} cannot be started: {error}\n".encode())
+    os._exit(NOT_STARTED)
+
+
+def _renamed(word: str, names: dict[str, str]) -> str:
+    for shown, path in names.items():
+        word = word.replace("{" + shown + "}", path)
+    return word
+
+
 # --------------------------------------------------------------------------------------------------------------
 # In the program's own process
 
@@ -809,6 +925,7 @@ def _warm() -> None:
 def main() -> None:
     """Sets the place up, says so over the socket and serves."""
     mode = sys.argv[1]
+    session = json.loads(sys.argv[2]) if len(sys.argv) > 2 else None
     if mode == "files":
         print(json.dumps(files()))
         return
@@ -824,12 +941,13 @@ def main() -> None:
     plain = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plain)
     try:
-        _warm()
+        if session is None:
+            _warm()
         sys.argv = ["program.py"]
         builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
         _libc.mallopt(_M_ARENA_MAX, 1)  # each arena reserves address space, which is what is limited
         base = int(Path("/proc/self/statm").read_text().split()[0]) * _PAGE if Path("/proc/self").exists() else 64 << 20
-        place = Place(mode, control)
+        place = Place(mode, control, session)
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -837,7 +955,10 @@ def main() -> None:
         control.send(f"failed {error}".encode())
         return
     control.send(f"ready {place.describe()}".encode())
-    serve(place, plain, base)
+    if session is None:
+        serve(place, plain, base)
+    else:
+        converse(place, session)
 
 
 if __name__ == "__main__":

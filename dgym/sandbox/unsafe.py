@@ -18,6 +18,7 @@ class Unsafe(Pool):
     """The provider `"unsafe"`: DOES NOT ISOLATE; see the module."""
 
     name: ClassVar[str] = "unsafe"
+    isolates: ClassVar[bool] = False
 
     def _start(self) -> Worker:
         folder = tempfile.mkdtemp(prefix="dgym-unsafe-")

@@ -6,6 +6,7 @@ are read here up to a limit. How it ended arrives through the helper's socket. A
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -186,6 +187,32 @@ class Worker:
             flooded = flooded or len(data) > limits.output_bytes
         printed, report = (bytes(reader[fd]) for fd in pipes)
         return _outcome(program, result, printed, report, flooded)
+
+    def give(self, message: bytes, descriptors: Sequence[int]) -> None:
+        """Hands descriptors to the helper of a session.
+
+        Raises:
+            SandboxError: If it is gone.
+        """
+        try:
+            socket.send_fds(self._socket, [message], list(descriptors))
+        except OSError as error:
+            raise SandboxError("the helper process died before it began") from error
+
+    def fileno(self) -> int:
+        """The socket's descriptor, which becomes readable when a session has ended."""
+        return self._socket.fileno()
+
+    def end(self, size: int) -> bytes:
+        """Tells the helper to end its session and returns its last message of so many bytes; empty if it is gone."""
+        self._socket.settimeout(GRACE_SECONDS)
+        with contextlib.suppress(OSError):  # it may have ended, and its message be there still
+            self._socket.send(b"stop")
+        try:
+            message = self._socket.recv(256)
+        except OSError:
+            return b""
+        return message if len(message) == size else b""
 
     @property
     def alive(self) -> bool:

@@ -13,7 +13,12 @@ from dgym.errors import DgymError, UsageError, one_line
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """Splits a teacher's name into the registered one and the language model's; the latter may be empty."""
+    """Splits a teacher's name into the registered one and that of its language model, or of what it isolates.
+
+    The latter may be empty.
+    """
+    if name.startswith(registry.ISOLATED):
+        return "isolated", name.removeprefix(registry.ISOLATED)
     if registry.is_file(name) or name in registry.names("teacher"):
         return name, ""
     entry, at, chat = name.partition("@")
@@ -36,14 +41,17 @@ def make_teacher(name: str, params: Mapping[str, Any] | None = None) -> Teacher:
 
     Args:
         name: Registered name, `path/to/file.py:Attr`, or with a language model `NAME@CHAT`; `CHAT` alone, such as
-            `openai:gpt-4o-mini`, is `agent@CHAT`.
+            `openai:gpt-4o-mini`, is `agent@CHAT`. `isolated@` before any of the first two, or before a folder, is that
+            teacher in a process of its own (`dgym.isolation`).
         params: Keyword arguments of the factory or class.
 
     Raises:
         UsageError: If there is no such teacher, or if it cannot be made.
     """
     entry, chat = split_name(name)
-    if chat:
+    if entry == "isolated":
+        params = {"teacher": chat, **(params or {})}
+    elif chat:
         params = {"chat": chat, **(params or {})}
     elif entry in registry.names("chat") and entry not in registry.names("teacher"):
         raise UsageError(f"{entry!r} provides language models; name one, {entry}:MODEL, or write agent@{entry}.")

@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 
 import duckdb
 import fsspec
@@ -61,6 +62,30 @@ def test_an_episode_becomes_five_tables(tmp_path):
         assert (getattr(run, name)["digest"] == who.digest).all()
 
 
+def test_scores_come_with_and_without_the_problems_that_examples_repeated(tmp_path):
+    steps = list(STEPS)
+    copies = (
+        Verdict(Example("What is 0?", "0"), False, "overlap-test", True, 1, overlaps=("p0",)),
+        Verdict(Example("What are 1 and 0?", "1, 0"), True, overlaps=("p1", "p0", "elsewhere")),
+    )
+    steps[2] = replace(steps[2], verdicts=copies)
+    write(tmp_path / "some", identity(), steps)
+    run = results.open(tmp_path / "some")
+    row = run.episodes.iloc[0]
+    assert (row["test_overlapped"], row["base_test"], row["best_test"]) == (2, 0.5, 0.75)
+    assert (row["base_test_clean"], row["best_test_clean"]) == (0.0, 1.0)
+    assert [list(ids) for ids in run.examples["overlaps"].dropna()] == [["p0"], ["p1", "p0", "elsewhere"]]
+    write(tmp_path / "none", identity())
+    row = results.open(tmp_path / "none").episodes.iloc[0]
+    assert (row["test_overlapped"], row["base_test_clean"], row["best_test_clean"]) == (0, 0.5, 0.75)
+    steps[2] = replace(steps[2], verdicts=(replace(copies[1], overlaps=("p0", "p1", "p2", "p3")),))
+    write(tmp_path / "all", identity(), steps)
+    row = results.open(tmp_path / "all").episodes.iloc[0]
+    assert row["test_overlapped"] == 4
+    assert pd.isna(row["base_test_clean"])
+    assert pd.isna(row["best_test_clean"])
+
+
 def test_files_carry_schema_version_and_documented_columns(tmp_path):
     write(tmp_path, identity())
     for name, table in TABLES.items():
@@ -69,7 +94,7 @@ def test_files_carry_schema_version_and_documented_columns(tmp_path):
         assert schema == table.schema
         # Arrow's own comparison of metadata stumbles over maps.
         assert [f.metadata for f in schema] == [f.metadata for f in table.schema]
-        assert schema.metadata[b"dgym.schema"] == b"3"
+        assert schema.metadata[b"dgym.schema"] == b"4"
         assert all(column.meaning for column in table.columns)
         assert not {column.name for column in PARTITIONS} & set(schema.names)
 
@@ -264,6 +289,11 @@ def test_what_an_older_version_did_not_have_yet_is_null_and_what_it_lost_is_an_e
     row = read_part(tmp_path / "episodes", part, ["digest", "status", *new]).to_pylist()[0]
     assert row["status"] == "ok"
     assert [row[name] for name in new] == [None] * len(new)
+    newest = [c.name for c in TABLES["episodes"].columns if c.since == 4]
+    third = table.drop_columns(newest).replace_schema_metadata({**table.schema.metadata, b"dgym.schema": b"3"})
+    pq.write_table(third, path)
+    row = read_part(tmp_path / "episodes", part, ["teacher_calls", *newest]).to_pylist()[0]
+    assert row == {"teacher_calls": 0, **dict.fromkeys(newest)}
     pq.write_table(old.drop_columns(["suite"]), path)
     with pytest.raises(ValueError, match="is left out"):
         read_part(tmp_path / "episodes", part, ["suite"])
@@ -426,9 +456,9 @@ def test_files_of_a_newer_dgym_are_left_out_by_that_name(tmp_path):
     write(tmp_path, identity())
     path = tmp_path / write(tmp_path, identity(seed=2))
     table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.replace_schema_metadata({b"dgym.schema": b"4"}), path)
+    pq.write_table(table.replace_schema_metadata({b"dgym.schema": b"5"}), path)
     run = results.open(tmp_path)
-    with pytest.warns(UserWarning, match="version 4, this dgym reads 2 and 3; a newer dgym wrote it"):
+    with pytest.warns(UserWarning, match="version 5, this dgym reads 2, 3, 4; a newer dgym wrote it"):
         assert len(run.episodes) == 1
     assert run.partial == ("Partial: 1 file of the table episodes cannot be read.",)
     with warnings.catch_warnings():

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from dgym import registry
 from dgym.core import Brief, Budget, Observation, PlanItem, SkillReport, State
 from dgym.fakes import FakeDomain
-from dgym.gate import Gate, OverlapIndex
+from dgym.gate import Gate
+from dgym.overlap import OverlapIndex
 from dgym.skills.curriculum import allocate, chunks
 from dgym.teachers import builtin, make_teacher
 from dgym.teachers.engines import Noisy, Procedural

@@ -1,4 +1,4 @@
-"""A toy teacher, domain, environment and student, registered by entry points."""
+"""A toy of every kind that dgym knows, registered by entry points."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from dgym import Brief, Example, Plan, PlanItem, State
-from dgym.core import Feedback, Problem, Split, StateContext
+from dgym.bench import Job, LocalBackend, Report, Usage
+from dgym.chat.ledger import current_purpose, note
+from dgym.core import Call, Feedback, Message, Problem, Split, StateContext
+from dgym.errors import TeacherError
+from dgym.sandbox import Outcome, Program
+from dgym.sandbox.namespaces import Namespaces
 
 CAPITALS = {"Spain": "Madrid", "Italy": "Rome", "Japan": "Tokyo", "Peru": "Lima", "Kenya": "Nairobi", "Cuba": "Havana"}
 
@@ -108,3 +113,54 @@ class ByHeart:
 
     def close(self) -> None:
         pass
+
+
+class Cell:
+    """A sandbox that runs one program at a time."""
+
+    name = "toy-cell"
+
+    def __init__(self) -> None:
+        self._inner = Namespaces()
+
+    def run(self, programs: Sequence[Program]) -> list[Outcome]:
+        return [self._inner.run([program])[0] for program in programs]
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class Oracle:
+    """A language model that answers any question with the least that fits the schema."""
+
+    def __init__(self, model: str = "delphi") -> None:
+        self.model = f"toy-oracle:{model}"
+
+    def complete(self, messages: Sequence[Message], schema: Mapping[str, Any], seed: int) -> Any:
+        answer = least(schema, schema.get("$defs", {}), f"word{seed % 1000}")
+        read = sum(len(m.content.split()) for m in messages)
+        note(Call(current_purpose(), self.model, tokens_in=read, tokens_out=len(str(answer).split())))
+        return answer
+
+
+def least(schema: Mapping[str, Any], defs: Mapping[str, Any], word: str) -> Any:
+    if "$ref" in schema:
+        return least(defs[schema["$ref"].rpartition("/")[2]], defs, word)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("type") == "object":
+        return {name: least(part, defs, word) for name, part in schema["properties"].items()}
+    if schema.get("type") == "array":
+        return [least(schema["items"], defs, f"{word} {i}") for i in range(schema.get("minItems", 1))]
+    if schema.get("type") == "string":
+        if schema.get("maxLength", len(word)) < max(len(word), schema.get("minLength", 0)):
+            raise TeacherError(f"No text fits {dict(schema)}.")
+        return word
+    return schema.get("minimum", 1)
+
+
+class Backwards:
+    """A backend that runs the last episode first."""
+
+    def run(self, job: Job, report: Report) -> Usage:
+        return LocalBackend().run(Job(job.episodes[::-1], job.folder, job.suite, job.chat), report)
