@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from dgym.core import Budget, Domain, Example, Frames, Problem, derive_seed
@@ -111,7 +112,9 @@ def functions() -> list[tuple[str, str]]:
 def texts(count: int, length: int, seed: int) -> list[str]:
     """Writes texts whose words are as frequent as those of a language (Zipf), one in ten sentences a common one."""
     rng = random.Random(seed)
-    vocabulary = [f"{a}{b}{c}" for a in ("ta", "ne", "vo", "ki", "su") for b in "bdfgklmnprst" for c in range(300)]
+    syllables = [consonant + vowel for consonant in "bdfgklmnprst" for vowel in "aeiou"]
+    vocabulary = ["".join(parts) for parts in product(syllables, repeat=3)][::12]
+    random.Random(0).shuffle(vocabulary)
     weights = [1 / (rank + 1) for rank in range(len(vocabulary))]
     common = [" ".join(random.Random(i).choices(vocabulary, weights, k=10)) for i in range(20)]
     out = []
@@ -274,27 +277,36 @@ def _found(index: OverlapIndex, example: Example, problem: Problem) -> bool:
     return overlap is not None and problem.id in overlap.problems
 
 
+def _found_of(asked: Sequence[tuple[OverlapIndex, Problem, str]], name: str, rng: random.Random) -> str:
+    """Returns the share of texts that are found in a disguise, of those that it changes at all."""
+    hits = []
+    for index, problem, text in asked:
+        copy = WORDS[name](text, rng)
+        if name.startswith("in the response"):
+            response = f"Gladly. Here is one: {copy} It is {problem.reference}."
+            hits.append(_found(index, Example("Tell me something nice.", response), problem))
+        elif copy != text or name == "as it is":
+            hits.append(_found(index, Example(copy, problem.reference or "?"), problem))
+    return f"{sum(hits) / len(hits):.0%}" if hits else "–"
+
+
 def disguises() -> None:
     """Disguised copies that are found, by words, code and looks alone."""
-    rng, rows = random.Random(1), []
-    free = [(make_domain(name), name) for name in ("gsm8k:fixture", "hendrycks-math:fixture", "bfcl:fixture")]
-    asked = [
-        (overlap_index(domain), problem, text)
-        for domain, _ in free
-        for problem, text in _of_all(domain)
-        if len(words_of(text)) >= 8
-    ]
-    for name, disguise in WORDS.items():
-        hits = []
-        for index, problem, text in asked:
-            copy = disguise(text, rng)
-            if name.startswith("in the response"):
-                example = Example("Tell me something nice.", f"Gladly. Here is one: {copy} It is {problem.reference}.")
-            else:
-                example = Example(copy, problem.reference or "?")
-            if copy != text or name in ("as it is", "in the response to another prompt"):
-                hits.append(_found(index, example, problem))
-        rows.append((f"words: {name}", len(hits), f"{sum(hits) / len(hits):.0%}"))
+    rng = random.Random(1)
+    asked: dict[str, list[tuple[OverlapIndex, Problem, str]]] = {"8 to 19 words": [], "20 words and more": []}
+    for name in ("gsm8k:fixture", "hendrycks-math:fixture", "bfcl:fixture"):
+        domain = make_domain(name)
+        index = overlap_index(domain)
+        for problem, text in _of_all(domain):
+            length = len(words_of(text))
+            if length >= 8:
+                asked["8 to 19 words" if length < 20 else "20 words and more"].append((index, problem, text))
+    plain = [Problem(str(i), text, "", "") for i, text in enumerate(texts(5_000, 60, 3))]
+    index = OverlapIndex(make_domain("gsm8k:fixture"), {"test": plain})
+    asked["60 made-up words without numbers"] = [(index, problem, problem.prompt) for problem in plain[:500]]
+    rows = [[name, *(_found_of(asked[kind], name, rng) for kind in asked)] for name in WORDS]
+    table(("copy of a text", *(f"found of {len(known)} of {kind}" for kind, known in asked.items())), rows)
+    rows = []
     domain = make_domain("humaneval")
     index = overlap_index(domain)
     long = [p for p, _ in _of_all(domain) if len(p.reference.split()) >= 30]
@@ -304,7 +316,7 @@ def disguises() -> None:
             (f"a reference of 30 words or more under another prompt: {name}", len(hits), f"{sum(hits) / len(hits):.0%}")
         )
     rows += _looks()
-    table(("copy", "count", "found"), rows)
+    table(("copy of code or a picture", "count", "found"), rows)
 
 
 def _looks() -> list[Sequence[object]]:

@@ -423,7 +423,7 @@ def train(
 @app.command("ls")
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="teachers, domains, environments, students, suites; all by default.")
+        str, typer.Argument(help="teachers, domains, environments, students, chats, sandboxes, suites; all by default.")
     ] = "",
     as_json: JsonOption = False,
 ) -> None:

@@ -8,7 +8,7 @@ from dgym import registry
 from dgym.errors import DgymError, one_line, unknown_name
 from dgym.specs import load_suite, suite_files
 
-_KINDS = ("teacher", "environment", "domain", "student")
+_KINDS = ("teacher", "environment", "domain", "student", "chat", "sandbox")  # a backend may import Ray
 
 
 def listing(kind: str = "") -> dict[str, dict[str, str]]:
@@ -20,11 +20,12 @@ def listing(kind: str = "") -> dict[str, dict[str, str]]:
     Raises:
         UsageError: If there is no such kind.
     """
-    found = {f"{k}s": {name: _sentence(k, name) for name in registry.names(k)} for k in _KINDS}
+    plurals = {k: registry.group(k).removeprefix("dgym.") for k in _KINDS}
+    found = {plurals[k]: {name: _sentence(k, name) for name in registry.names(k)} for k in _KINDS}
     found["suites"] = {name: load_suite(name).description for name in suite_files()}
     if not kind:
         return found
-    plural = kind if kind.endswith("s") else f"{kind}s"
+    plural = plurals.get(kind, kind if kind.endswith("s") else f"{kind}s")
     if plural not in found:
         raise unknown_name("kind", kind, found)
     return {plural: found[plural]}

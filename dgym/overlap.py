@@ -5,8 +5,8 @@ Five searches, each for what the others cannot see:
 - **fingerprints**: the domain's own idea of what makes a problem that problem. Where it recognises a text, they decide;
 - **n-grams**: a run of 13 normalised words in common (Brown et al. 2020, appendix C), or the whole of a problem of 8 to
   12. In the prompt, and in the responses, where a problem may be hidden under another prompt;
-- **near-duplicates**: Jaccard similarity of 5-word shingles of at least 0.8; or the same three or more numbers in the
-  same order and a similarity of 0.5 of the sets of other words;
+- **near-duplicates**: Jaccard similarity of 3-word shingles of at least 0.8, or of 0.5 where a text of some length says
+  the same numbers or none; or three or more numbers in the same order and half of the other words in common;
 - **code**: most of a problem's code, prompt or reference, without comments and with its names made alike;
 - **pictures**: a picture that looks the same, with the same question.
 
@@ -105,17 +105,25 @@ def words_of(text: str) -> list[str]:
 def _plain(text: str) -> str:
     """Writes a text in small letters without accents, invisible characters and look-alikes."""
     text = unicodedata.normalize("NFKD", text)
-    text = "".join(c for c in text if unicodedata.category(c) not in ("Mn", "Me", "Cf"))
     # Some letters look alike as capitals only, some as small ones only.
-    return text.translate(_look_alikes()).casefold().translate(_look_alikes())
+    return text.translate(_letters()).casefold().translate(_letters())
+
+
+class _Letters(dict[int, str | None]):
+    """What each character is written as; each is looked up once."""
+
+    def __missing__(self, code: int) -> str | None:
+        letter = chr(code)
+        self[code] = None if unicodedata.category(letter) in ("Mn", "Me", "Cf") else letter
+        return self[code]
 
 
 @cache
-def _look_alikes() -> Mapping[int, str]:
-    """Returns the Latin letters that letters of other scripts look like, as Unicode's table of confusables says."""
+def _letters() -> _Letters:
+    """Begins with the Latin letters that those of other scripts look like, by Unicode's table of confusables."""
     from confusable_homoglyphs.confusables import confusables_data
 
-    out = {}
+    out = _Letters()
     for letter, others in confusables_data.items():
         if len(letter) == 1 and not letter.isascii() and letter.isalpha():
             # Some look like several, as many an I does: one of the same case, if there is one.

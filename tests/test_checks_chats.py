@@ -5,10 +5,11 @@ import threading
 import pytest
 
 from dgym import checks, registry
-from dgym.chat.client import OpenAIChat, Tally
+from dgym.chat.client import OpenAIChat, Tally, _value
 from dgym.chat.config import ChatConfig
 from dgym.chat.errors import LostAnswerError
 from dgym.chat.ledger import current_purpose, note
+from dgym.chat.record import Request
 from dgym.chat.session import current
 from dgym.checks import check_chat
 from dgym.core import Call
@@ -163,6 +164,7 @@ def test_a_digest_that_differs_when_made_anew_is_found():
 @pytest.mark.parametrize(
     ("call", "detail"),
     [
+        (None, "it noted 2 calls"),
         (Call("check", "other"), "the call is of 'other'"),
         (Call("", "fake", tokens_in=1, tokens_out=1), "for ''"),
         (Call("check", "fake", tokens_out=1), "no tokens were read"),
@@ -173,7 +175,8 @@ def test_a_digest_that_differs_when_made_anew_is_found():
 def test_calls_that_are_told_wrongly_are_found(call, detail):
     class Lying(FakeChat):
         def complete(self, messages, schema, seed):
-            note(call)
+            for _ in range(1 if call else 2):
+                note(call or Call("check", "fake", tokens_in=1, tokens_out=1))
             return super().complete(messages, schema, seed)
 
     findings = check_chat(Lying())
@@ -200,6 +203,23 @@ async def anything(self, messages, schema, seed, tally):
         return {"lost": error.reason}
 
 
+async def asks_the_same_again(self, messages, schema, seed, tally):
+    for attempt in (0, 1):
+        reply = await self._answer(Request(self.digest, tuple(messages), schema, seed, attempt), tally)
+        tally.add(reply)
+        try:
+            return _value(reply, schema)
+        except LostAnswerError:
+            if attempt:
+                raise
+    raise AssertionError("the second attempt returns or raises")
+
+
+async def nothing_of_it(self, messages, schema, seed, tally):
+    await OpenAIChat._converse(self, messages, schema, seed, tally)
+    return {"categories": []}
+
+
 async def no_reason(self, messages, schema, seed, tally):
     try:
         return await OpenAIChat._converse(self, messages, schema, seed, tally)
@@ -211,6 +231,8 @@ async def no_reason(self, messages, schema, seed, tally):
     ("converse", "name"),
     [
         (no_repair, "one mistake is repaired | no tokens were read"),
+        (asks_the_same_again, "one mistake is repaired | the second does not say what was wrong"),
+        (nothing_of_it, "one mistake is repaired | another value comes of it"),
         (anything, "prose, twice, is a lost answer, 'no-json' | it answers"),
         (anything, "nothing, twice, is a lost answer, 'empty' | it answers"),
         (no_reason, "JSON of another form, twice, is a lost answer, 'invalid' | the reason is 'rejected'"),

@@ -11,6 +11,7 @@ from dgym.chat import find_chat
 from dgym.core import Budget, Rules
 from dgym.errors import TeacherError, UsageError
 from dgym.gym import make
+from dgym.listing import listing
 from dgym.sandbox import Program, SandboxError, find_sandbox, verdict
 from dgym.skills.discovery import find_discovery
 from dgym.specs import EpisodeSpec, identify
@@ -124,6 +125,14 @@ def test_what_a_plugin_registers_conforms(plugin, kind):
         needs_namespaces()
     domain = "toy-capitals" if kind == "student" else "fake"
     assert [f for f in checks.check("", TOYS[kind], domain, deep=True) if not f.ok] == []
+
+
+def test_what_a_plugin_registers_is_listed(plugin):
+    found = listing()
+    for kind in ("teacher", "environment", "domain", "student", "chat", "sandbox"):
+        assert TOYS[kind] in found[registry.group(kind).removeprefix("dgym.")]
+        assert TOYS[kind] in next(iter(listing(kind).values()))
+    assert "ModuleNotFoundError" in found["teachers"]["toy-broken"]
 
 
 def needs_namespaces():

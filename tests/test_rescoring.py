@@ -8,7 +8,7 @@ import pytest
 
 from dgym import leaderboard, results
 from dgym.bench import LocalBackend, bench
-from dgym.core import Rules, Step
+from dgym.core import Example, Rules, Step, Verdict
 from dgym.domains import make_domain
 from dgym.episode import evaluate
 from dgym.errors import UsageError
@@ -42,7 +42,10 @@ def store(folder, name, students, seed=1, paper=False):
     for iteration, student in enumerate(students):
         feedback, selection, test = (evaluate(student, domain, s, domain.problems(s)) for s in SPLITS)
         selection = feedback if paper else selection
-        writer.add(Step(iteration, feedback, selection, test, best=selection.score > best))
+        repeated = tuple(a.problem.id for a in test.attempts[:iteration])
+        copy = Verdict(Example("a copy", "1"), False, "overlap-test", overlaps=repeated)
+        verdicts = (copy,) if iteration else ()
+        writer.add(Step(iteration, feedback, selection, test, verdicts=verdicts, best=selection.score > best))
         best = max(best, selection.score)
     writer.finish()
 
@@ -95,6 +98,8 @@ def test_another_grader_gives_the_rows_of_a_run_that_it_graded(tmp_path, monkeyp
         kept = [c for c in left if not c.startswith(("seconds", "started", "finished")) and c not in ("digest", "pins")]
         assert without_pins(left[kept]).equals(without_pins(right[kept])), table
     assert not without_pins(rows(old, "steps")).equals(without_pins(rows(new, "steps")))
+    assert new.episodes.test_overlapped.tolist() == [2]
+    assert new.episodes.best_test_clean[0] != new.episodes.best_test[0]
 
 
 def test_the_iteration_is_chosen_anew(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -84,6 +85,14 @@ def test_one_iteration_and_json(run):
     calls = [call for i in told["iterations"] for call in i["calls"]]
     assert len(calls) == sum(len(i.calls) for i in story.iterations) > 0
     assert all(call["iteration"] == i["iteration"] for i in told["iterations"] for call in i["calls"])
+
+
+def test_test_problems_that_examples_repeated_are_told(run):
+    story = show.tell(run, "weakness skill-tree")
+    assert "repeated" not in text_of(story)
+    told = replace(story, row={**story.row, "test_overlapped": 3, "base_test_clean": 0.25, "best_test_clean": None})
+    assert "3 test problems were repeated by its examples" in text_of(told)
+    assert "25.0% before and none at the chosen" in text_of(told)
 
 
 def test_a_name_must_fit_one_episode(run):

@@ -63,18 +63,20 @@ def check_teacher(teacher: Teacher, domain: str = "fake", again: Callable[[], Te
         require(not unknown, f"{', '.join(unknown)} not registered")
     with report("its engine has generate(brief, item)"):
         require(isinstance(teacher.engine, Engine), f"it is a {type(teacher.engine).__name__}")
+    fresh: Teacher | None = None
+    if again is not None:
+        with report("it can be made anew"):
+            fresh = again()
     if not report.sound:
         return report.findings
     for name in sorted(known & set(teacher.policies)):
         entered = make_domain(domain)
         with report(f"{name}: every check could be made"):
-            _check_entry(report, teacher, name, entered, again)
+            _check_entry(report, teacher, name, entered, fresh)
     return report.findings
 
 
-def _check_entry(
-    report: Report, teacher: Teacher, name: str, domain: Domain, again: Callable[[], Teacher] | None
-) -> None:
+def _check_entry(report: Report, teacher: Teacher, name: str, domain: Domain, fresh: Teacher | None) -> None:
     environment: Environment = registry.load("environment", name)()
     policy = teacher.policies[name]
     problems = domain.problems("feedback")[:30]
@@ -128,9 +130,8 @@ def _check_entry(
                 require(round_trip(record), f"{type(record).__name__} does not")
         items = [replace(item, count=min(item.count, 5), seed=100 + i) for i, item in enumerate(plan.items[:2])]
         written = _check_engine(report, name, teacher, brief, domain, items)
-        if again is not None:
+        if fresh is not None:
             with report(f"{name}: made anew, it plans and writes the same"):
-                fresh = again()
                 twin = ask_policy(fresh.policies[name], brief, ordinary)
                 require(to_json(twin) == to_json(plan), "the plan differs; return what is to be remembered as memory")
                 require(_write(fresh, brief, items) == written, "the examples differ")

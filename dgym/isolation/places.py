@@ -128,7 +128,7 @@ def place_of(name: str, params: Mapping[str, Any], packages: str = "") -> Place:
         if not file.is_file():
             raise UsageError(f"There is no teacher file {str(file)!r}.")
         folder, digest = _staged(file.parent, file)
-        return Place(attribute, digest, _python(f"{TEACHER}/{FILE}:{attribute}", params, folder, packages))
+        return Place(attribute, digest, _python(f"{{{TEACHER}}}/{FILE}:{attribute}", params, folder, packages))
     if Path(name).is_dir():
         return _of_folder(Path(name), params, packages)
     if name in registry.BUILTIN["teacher"] and name != "isolated":
@@ -200,7 +200,6 @@ def _of_folder(path: Path, params: Mapping[str, Any], packages: str) -> Place:
 
 
 def _python(teacher: str, params: Mapping[str, Any], folder: str, packages: str) -> Command:
-    teacher = teacher.replace(TEACHER, f"{{{TEACHER}}}")
     files = {RECORDS: _records(), TEACHER: folder}
     if packages:
         if not Path(packages).is_dir():

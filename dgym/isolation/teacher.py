@@ -29,6 +29,9 @@ from dgym.teachers import make_teacher
 
 PREFIX: Final = registry.ISOLATED
 
+SPARE: Final = 2
+"""Processes that wait to be asked: one for the next plan, and one for its items."""
+
 MAX_CONCURRENCY: Final = 16
 """Most processes for the items of one batch."""
 
@@ -128,7 +131,7 @@ def isolated(
 
 
 class _Home:
-    """Starts a teacher's processes, and keeps one ready for whoever asks next."""
+    """Starts a teacher's processes, and keeps some ready for whoever asks next."""
 
     def __init__(self, place: Place, limits: Limits, answer: Answerer, params: Mapping[str, Any]) -> None:
         self.place, self.limits, self.params = place, limits, dict(params)
@@ -137,9 +140,10 @@ class _Home:
         _homes.add(self)
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
-        self._ready: TeacherProcess | None = None
-        self._starting: threading.Thread | None = None
+        self._lock = threading.Condition()
+        self._ready: list[TeacherProcess] = []
+        self._starting = 0
+        self._closed = False
 
     def start(self) -> TeacherProcess:
         """Starts a process and has it make its teacher.
@@ -156,41 +160,47 @@ class _Home:
         return process
 
     def take(self) -> TeacherProcess:
-        """Returns a fresh process, which belongs to the caller; starts the next one meanwhile."""
+        """Returns a fresh process, which belongs to the caller; starts the next ones meanwhile.
+
+        Raises:
+            TeacherError: If the teacher cannot be made.
+        """
         with self._lock:
-            starting = self._starting
-        if starting is not None:
-            starting.join()
-        with self._lock:
-            process, self._ready = self._ready, None
+            while not self._ready and self._starting:
+                self._lock.wait()
+            process = self._ready.pop() if self._ready else None
         process = process or self.start()
         self.prepare()
         return process
 
     def prepare(self) -> None:
-        """Begins to start the next process, so that nobody waits for it."""
+        """Begins to start processes, so that nobody waits for them."""
         with self._lock:
-            if self._ready is None and (self._starting is None or not self._starting.is_alive()):
-                self._starting = threading.Thread(target=self._prepare, daemon=True)
-                self._starting.start()
+            while len(self._ready) + self._starting < SPARE and not self._closed:
+                self._starting += 1
+                threading.Thread(target=self._prepare, daemon=True).start()
 
     def _prepare(self) -> None:
+        process = None
         try:
             process = self.start()
         except DgymError:
-            return  # whoever needs one tries again, and is told
-        with self._lock:
-            kept = self._ready is None
-            if kept:
-                self._ready = process
-        if not kept:
+            pass  # whoever needs one tries again, and is told
+        finally:
+            with self._lock:
+                self._starting -= 1
+                if process is not None and not self._closed:
+                    self._ready.append(process)
+                    process = None
+                self._lock.notify_all()
+        if process is not None:
             process.close()
 
     def close(self) -> None:
-        """Ends the process that waits."""
+        """Ends the processes that wait; there will be no others."""
         with self._lock:
-            process, self._ready = self._ready, None
-        if process is not None:
+            processes, self._ready, self._closed = self._ready, [], True
+        for process in processes:
             process.close()
 
     def __del__(self) -> None:
@@ -198,9 +208,9 @@ class _Home:
 
     def abandon(self) -> None:
         """Forgets what another process started; called in a fork of it."""
-        process = self._ready
+        processes = self._ready
         self._reset()
-        if process is not None:
+        for process in processes:
             process.forget()
 
 

@@ -56,7 +56,7 @@ def arguments(needed: dict[str, list[str]]) -> list[str]:
 
 
 class Bubblewrap(Pool):
-    """The provider `"bubblewrap"`."""
+    """Isolation by bubblewrap, for machines that allow namespaces to it but not to everyone."""
 
     name: ClassVar[str] = "bubblewrap"
 

@@ -15,7 +15,7 @@ from dgym.sandbox.worker import Pool, Worker, command, hints
 
 
 class Namespaces(Pool):
-    """The provider `"namespaces"`."""
+    """Isolation by the kernel's own means: namespaces, seccomp, and Landlock where there is one."""
 
     name: ClassVar[str] = "namespaces"
     keeps: ClassVar[bool] = True

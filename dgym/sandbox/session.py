@@ -203,7 +203,8 @@ def _words(provider: str, session: str, files: Mapping[str, str]) -> list[str]:
         raise SandboxError(f"The sandbox {provider!r} cannot run sessions, only programs.")
     words = command("inside")
     words[words.index(str(RUNNER))] = f"/run/dgym/{RUNNER.name}"
-    *before, end = arguments(needed())
+    # The parent is the thread that starts it, which need not live as long; the helper ends when its socket closes.
+    *before, end = [word for word in arguments(needed()) if word != "--die-with-parent"]
     shown = [word for name, path in files.items() for word in ("--ro-bind", os.path.realpath(path), name)]
     at = before.index("--dev")
     return [tool, *before[:at], *shown, *before[at:], end, *words, session]

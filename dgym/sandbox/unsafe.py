@@ -15,7 +15,7 @@ from dgym.sandbox.worker import Pool, Worker, command
 
 
 class Unsafe(Pool):
-    """The provider `"unsafe"`: DOES NOT ISOLATE; see the module."""
+    """NO ISOLATION: programs run as the user, and only how much they may use is limited; see the module."""
 
     name: ClassVar[str] = "unsafe"
     isolates: ClassVar[bool] = False

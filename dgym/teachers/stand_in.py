@@ -28,7 +28,7 @@ _ENOUGH: Final = 4  # subskills of a tree, after which it exploits
 
 
 class StandIn:
-    """A `dgym.core.Chat` without a model; see the module's text.
+    """Answers dgym's own prompts from the generators, without a model; see the module's text.
 
     Args:
         model: A name for caches and tables.

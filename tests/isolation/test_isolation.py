@@ -24,6 +24,7 @@ from dgym.sandbox import SandboxError, find_sandbox
 from dgym.specs import EpisodeSpec, Seeds, identify
 from dgym.teachers import full_name, make_teacher
 from tests.rows import assert_same_rows
+from tests.waiting import until
 
 EXAMPLES = Path(__file__).parents[2] / "leaderboard" / "examples"
 RULES = Rules(iterations=2, budget=Budget(20))
@@ -209,10 +210,7 @@ def test_processes_end_with_their_teacher(file):
     assert isinstance(home, _Home)
     home.take().close()
     home.close()
-    if home._starting is not None:
-        home._starting.join()
-    home.close()
-    assert alive() <= before
+    until(lambda: alive() <= before)
 
 
 CALLS = """
