@@ -785,6 +785,15 @@ class Frames(Protocol):
 
 
 @runtime_checkable
+class Distinctive(Protocol):
+    """What a domain offers whose problems share long passages with others that are no copies of them."""
+
+    def distinctive(self, prompt: str) -> str:
+        """Returns what of a problem is its own, such as the request that follows descriptions of functions."""
+        ...
+
+
+@runtime_checkable
 class Prepares(Protocol):
     """What a domain offers that needs something of the machine, such as a sandbox."""
 

@@ -35,7 +35,7 @@ from functools import cache, cached_property
 from itertools import compress
 from typing import Any, Final, Literal
 
-from dgym.core import Domain, Example, Frames, Problem, Split
+from dgym.core import Distinctive, Domain, Example, Frames, Problem, Split
 
 NGRAM: Final = 13
 """Length in words of the n-grams compared (Brown et al. 2020, appendix C)."""
@@ -137,9 +137,9 @@ def _ngrams(words: Sequence[str], size: int) -> list[str]:
     return list(map(" ".join, zip(*(words[i:] for i in range(size)), strict=False)))
 
 
-def _says_something(ngram: str) -> bool:
+def _says_something(text: str) -> bool:
     """Whether there are words in it: anybody may count from 1 to 13, or recite the alphabet."""
-    return len(_NAMED.findall(ngram)) >= _NAMES
+    return len(_NAMED.findall(text)) >= _NAMES
 
 
 def _similarity(one: set[str], other: set[str]) -> float:
@@ -324,7 +324,7 @@ class OverlapIndex:
         self._numbers: dict[tuple[str, ...], list[int]] = {}
         self._numbers_of = [_numbers(words) for words in self._words]
         for index, (words, numbers) in enumerate(zip(self._words, self._numbers_of, strict=True)):
-            if SHORTEST <= len(words) < NGRAM:
+            if SHORTEST <= len(words) < NGRAM and _says_something(" ".join(words)):
                 self._whole.setdefault(" ".join(words[:SHORTEST]), []).append(index)
             if len(numbers) >= _NUMBERS:
                 self._numbers.setdefault(numbers, []).append(index)
@@ -338,6 +338,8 @@ class OverlapIndex:
 
     def _bare(self, prompt: str) -> str:
         """Returns a problem without what stands around every one: with it, its first words would make an n-gram."""
+        if isinstance(self._domain, Distinctive):
+            return self._domain.distinctive(prompt)
         return self._domain.bare(prompt) if isinstance(self._domain, Frames) else prompt
 
     @cached_property

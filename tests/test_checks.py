@@ -315,6 +315,11 @@ class Telling(OpenEnded):
         return replace(state, observations=(shown,))
 
 
+def observes(change):
+    """An environment whose states are changed."""
+    return type("T", (SkillList,), {"observe": lambda self, f, c: change(SkillList.observe(self, f, c))})()
+
+
 @pytest.mark.parametrize(
     ("environment", "name"),
     [
@@ -325,6 +330,11 @@ class Telling(OpenEnded):
         (type("T", (SkillList,), {"observe": lambda s, f, c: State("x", 0, 0, 2.0)})(), "name and score"),
         (object(), "it has all"),
         (type("T", (SkillList,), {"version": ""})(), "its version is empty"),
+        (observes(lambda state: replace(state, environment="x")), "the state says 'x'"),
+        (observes(lambda state: replace(state, score=state.score + 0.1)), "the score is"),
+        (observes(lambda state: replace(state, memory=("a tuple",))), "survives JSON | it does not"),
+        (observes(lambda state: replace(state, seed=next(counter))), "a second state differs"),
+        (type("T", (SkillList,), {"expand": lambda s, p, state: replace(p, items=p.items and (1,))})(), "no PlanItem"),
         (type("T", (SkillList,), {"wants_probes": None})(), "neither True nor False"),
         (type("T", (SkillList,), {"expand": lambda s, p, state: 1 / len(p.items)})(), "carried out or refused"),
         (type("T", (SkillList,), {"expand": lambda s, p, state: Plan()})(), "memory is lost"),
@@ -402,6 +412,16 @@ def family(**members):
     return type("Broken", (FakeFamily,), members)()
 
 
+def of_students(**members):
+    """A family whose students have other methods."""
+    student = type("Broken", (FakeStudent,), members)
+    return family(open=lambda self, recipe, variant: student(self._levels(variant)))
+
+
+def starts_anywhere(self, examples, *, seed, fresh):
+    return FakeStudent.train(self, examples[: next(counter) % 2 * 99], seed=seed, fresh=fresh)
+
+
 @pytest.mark.parametrize(
     ("broken", "name"),
     [
@@ -413,6 +433,15 @@ def family(**members):
         (family(load=lambda s, *a: 1 / 0), "a variant loads"),
         (family(open=lambda s, r, v: Forgetful(s._levels(v))), "saved and loaded"),
         (family(open=lambda s, r, v: Drifting(s._levels(v))), "untrained student"),
+        (family(variants=("a", "a")), "two variants have one name"),
+        (family(digest=lambda s, v: ""), "one is empty or no text"),
+        (family(open=lambda s, r, v: object()), "they lack a method"),
+        (of_students(answer=lambda s, p: ["?"] * (len(p) + 1)), "41 answers to 40 problems"),
+        (of_students(answer=lambda s, p: [None] * len(p)), "an answer is no text"),
+        (of_students(answer=lambda s, p: [str(next(counter)) for _ in p]), "asked again, they differ"),
+        (of_students(answer=lambda s, p: FakeStudent.answer(s, p) or ["?"]), "no problems should give no answers"),
+        (of_students(train=lambda s, e, *, seed, fresh: {"loss": "low"}), "it reports {'loss': 'low'}"),
+        (of_students(train=starts_anywhere), "the same training gives the same answers | they differ"),
         (family(open=lambda s, r, v: Delicate(s._levels(v))), "any text to learn"),
         (family(open=lambda s, r, v: Moody(s._levels(v))), "goes on learning"),
         (family(open=lambda s, r, v: Sharing(s._levels(v))), "leaves others alone"),
@@ -421,6 +450,24 @@ def family(**members):
 def test_a_students_fault_is_found(broken, name):
     faults = failed(checks.check_student(broken, deep=True))
     assert any(name in f for f in faults), faults
+
+
+def test_a_student_that_learns_nothing_gets_a_warning():
+    findings = checks.check_student(of_students(train=lambda s, e, *, seed, fresh: {}), deep=True)
+    assert failed(findings) == []
+    assert "training changes its answers" in failed(findings, warning=True)[0]
+
+
+def test_an_open_family_that_draws_is_found():
+    class Open(FakeFamily):
+        open = True
+
+        def digest(self, variant):
+            raise UsageError("There is no such thing.")
+
+        load = digest
+
+    assert "seed 1 draws 'a'" in failed(checks.check_student(Open()))[0]
 
 
 def test_a_students_variant_can_be_named():

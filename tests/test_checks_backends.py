@@ -62,6 +62,8 @@ def twice(self, progress, report):
         ({"job": lambda self, job: replace(job, episodes=job.episodes[1:])}, "once, and the iterations"),
         ({"report": lambda self, p, report: p.status == "ok" and report(p)}, "once, and the iterations"),
         ({"report": twice}, "once, and the iterations"),
+        ({"report": lambda self, p, report: p.status != "running" and report(p)}, "the iterations of one are told as"),
+        ({"report": lambda self, p, report: report(replace(p, status=p.status.replace("ok", "failed")))}, "others end"),
         ({"report": lambda self, p, report: report(replace(p, boundary="student"))}, "'failed', 'student'"),
         ({"report": lambda self, p, report: report(replace(p, message="?"))}, "the message is '?'"),
         ({"job": relabelled}, "rows are those of episodes in this process: attempts"),

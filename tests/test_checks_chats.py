@@ -215,6 +215,13 @@ async def asks_the_same_again(self, messages, schema, seed, tally):
     raise AssertionError("the second attempt returns or raises")
 
 
+async def miscounted(self, messages, schema, seed, tally):
+    try:
+        return await OpenAIChat._converse(self, messages, schema, seed, tally)
+    finally:
+        tally.requests = 1
+
+
 async def nothing_of_it(self, messages, schema, seed, tally):
     await OpenAIChat._converse(self, messages, schema, seed, tally)
     return {"categories": []}
@@ -232,6 +239,8 @@ async def no_reason(self, messages, schema, seed, tally):
     [
         (no_repair, "one mistake is repaired | no tokens were read"),
         (asks_the_same_again, "one mistake is repaired | the second does not say what was wrong"),
+        (miscounted, "one mistake is repaired | it counts 1 requests, not 2"),
+        (nothing_of_it, "many threads get each its own answer | 8 got another's"),
         (nothing_of_it, "one mistake is repaired | another value comes of it"),
         (anything, "prose, twice, is a lost answer, 'no-json' | it answers"),
         (anything, "nothing, twice, is a lost answer, 'empty' | it answers"),

@@ -157,7 +157,10 @@ def test_honest_texts_are_not(text):
 
 def test_counting_and_the_alphabet_are_nobodys_text():
     counting = " ".join(str(i) for i in range(1, 30))
-    known = index(Problem("a", f"Add these up, please: {counting}", "", ""))
+    known = index(
+        Problem("a", f"Add these up, please: {counting}", "", ""), Problem("b", "1, 0, 0, 0, 0, 0, 0, 0", "", "")
+    )
+    assert find("Draw a line of dots.", "1 0 0 0 0 0 0 0 0 0 0 0", known=known) is None
     assert find("Say the first numbers.", counting, known=known) is None
     assert find(f"Add these up, please: {counting}", known=known) is not None
 

@@ -261,6 +261,10 @@ class Bfcl(DataSetDomain):
                 return False
         return None
 
+    def distinctive(self, prompt: str) -> str:
+        """Returns the request: of the same functions, others may well be made."""
+        return _parts(self.bare(prompt))[1]
+
     def fingerprints(self, prompt: str, images: tuple[bytes, ...] = ()) -> tuple[str, ...]:
         """Returns the functions and the request together, and the request by itself if it has a few words."""
         functions, request = _parts(self.bare(prompt))

@@ -197,6 +197,14 @@ def test_a_copy_is_known_by_its_contents(domain):
     assert gate.submit([Example(ASKED, "[shelf.add(jar='plum jam', row=3)]")])[0].reason == ""
 
 
+def test_another_request_of_the_functions_of_a_problem_is_another_problem(domain):
+    gate = Gate(domain, overlap_index(domain), Budget(20), verify=False)
+    problem = domain.problems("test")[0]
+    functions, _ = json.JSONDecoder().raw_decode(domain.bare(problem.prompt))
+    asked = f"{json.dumps(functions)}\n\nWhatever you do, begin with what my aunt told you on the phone last night, will you?"
+    assert gate.submit([Example(asked, problem.reference)])[0].reason == ""
+
+
 @pytest.mark.parametrize(
     "text", ["", "[", "[" * 10_000, '[{"' * 3_000, '[{"name": 3}]', "[]", '[{"name": "f"}]', "\x00", "[[1]]"]
 )
