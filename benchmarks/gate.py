@@ -26,7 +26,7 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from dgym.core import Budget, Domain, Example, Frames, Problem, derive_seed
+from dgym.core import Budget, Distinctive, Domain, Example, Frames, Problem, Split, derive_seed
 from dgym.domains import make_domain
 from dgym.episode import overlap_index
 from dgym.gate import Gate
@@ -268,8 +268,14 @@ def _pictures() -> Mapping[str, Callable[[Any], bytes]]:
 
 
 def _of_all(domain: Domain) -> list[tuple[Problem, str]]:
-    problems = [p for split in ("feedback", "selection", "test") for p in domain.problems(split)]  # type: ignore[arg-type]
-    return [(p, domain.bare(p.prompt) if isinstance(domain, Frames) else p.prompt) for p in problems]
+    """Returns all evaluation problems, with what of them is their own."""
+    splits: tuple[Split, ...] = ("feedback", "selection", "test")
+    problems = [problem for split in splits for problem in domain.problems(split)]
+    if isinstance(domain, Distinctive):
+        return [(problem, domain.distinctive(problem.prompt).strip()) for problem in problems]
+    return [
+        (problem, domain.bare(problem.prompt) if isinstance(domain, Frames) else problem.prompt) for problem in problems
+    ]
 
 
 def _found(index: OverlapIndex, example: Example, problem: Problem) -> bool:
@@ -359,7 +365,7 @@ def minhash(count: int = 3_000, size: int = 5_000) -> None:
     short = index._short  # the search by itself, without the others
 
     def shingles(words: Sequence[str]) -> set[str]:
-        return {" ".join(words[i : i + 5]) for i in range(len(words) - 4)} - short.template
+        return {" ".join(words[i : i + 3]) for i in range(len(words) - 2)} - short.template
 
     def of_rensa(words: Sequence[str]) -> Any:
         made = rensa.RMinHash(128, 1)

@@ -19,7 +19,9 @@ from dgym.cli_export import register as register_export
 from dgym.cli_new import register as register_new
 from dgym.cli_report import register as register_report
 from dgym.cli_results import register as register_results
+from dgym.cli_submit import register as register_submit
 from dgym.errors import DgymError, UsageError, one_line, unknown_name
+from dgym.registry import ISOLATED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +59,7 @@ app.add_typer(data_app, name="data")
 register_results(app)
 register_report(app)
 register_export(app)
+register_submit(app)
 register_new(app)
 
 
@@ -163,6 +166,10 @@ def bench(
     teacher: Annotated[
         list[str] | None, typer.Option("--teacher", "-t", help="Add a teacher to the suite (repeatable).")
     ] = None,
+    grant: Annotated[
+        list[str] | None,
+        typer.Option(help="A language model that added teachers in isolation may ask, such as openai:gpt-4o-mini."),
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="Other seeds than the suite's, such as 1-5 or 1,4.")] = None,
     backend: Annotated[BackendName, typer.Option(help="Where episodes run.")] = BackendName.ray,
     address: Annotated[str | None, typer.Option(help="Join a running Ray cluster ('auto' finds it).")] = None,
@@ -204,7 +211,7 @@ def bench(
     _choose_sandbox(unsafe)
     if track and backend is BackendName.local:
         raise UsageError("--track goes through Ray Tune: leave --backend local out.")
-    spec = extended(load_suite(suite), teacher or (), seeds)
+    spec = extended(load_suite(suite), teacher or (), seeds, grant or ())
     console = _console(stderr=as_json)
     with contextlib.ExitStack() as stack:
         if scale is ScaleName.tiny:
@@ -579,7 +586,9 @@ def main() -> None:
         _fail(UsageError("Interrupted. What is finished is stored; the same command continues."), 130)
 
 
-def extended(suite: SuiteSpec, teachers: list[str] | tuple[str, ...], seeds: str | None) -> SuiteSpec:
+def extended(
+    suite: SuiteSpec, teachers: list[str] | tuple[str, ...], seeds: str | None, grant: Sequence[str] = ()
+) -> SuiteSpec:
     """Adds teachers to a suite, in the environments of its first entry, and replaces its seeds.
 
     Raises:
@@ -589,8 +598,13 @@ def extended(suite: SuiteSpec, teachers: list[str] | tuple[str, ...], seeds: str
 
     changes: dict[str, Any] = {}
     if teachers:
-        extra = Entry(teachers=tuple(teachers), environments=suite.entries[0].environments)
-        changes["entries"] = (*suite.entries, extra)
+        entered = suite.entries[0].environments
+        alone = [name for name in teachers if name.startswith(ISOLATED)] if grant else []
+        others = tuple(name for name in teachers if name not in alone)
+        extra = [Entry(teachers=others, environments=entered)] if others else []
+        if alone:
+            extra.append(Entry(teachers=tuple(alone), environments=entered, params={"grant": list(grant)}))
+        changes["entries"] = (*suite.entries, *extra)
     if seeds is not None:
         try:
             parts = [part.partition("-") for part in seeds.split(",")]

@@ -11,8 +11,8 @@ Five searches, each for what the others cannot see:
 - **pictures**: a picture that looks the same, with the same question.
 
 N-grams that more than three problems share are template, not problem, and count for nothing. That leaves every shingle
-with at most three holders, so all similarities that matter are computed exactly in the time of a few look-ups: MinHash,
-which estimates them, is only a little faster and misses some (`benchmarks/gate.py --minhash`).
+with at most three holders, so that all similarities that matter are computed exactly in a few look-ups. MinHash, which
+estimates them, would halve this part of the time and miss some (`benchmarks/gate.py --minhash`).
 
 Words are compared without case, punctuation, accents, invisible characters and look-alike letters of other scripts.
 Paraphrases, translations and letters with spaces between them are not found.

@@ -236,6 +236,26 @@ def test_advice_is_given(method, body, name):
     assert any(name in f for f in failed(fault_of_teacher(**{method: body}), warning=True))
 
 
+def test_an_engine_that_minds_the_order_of_items_is_found():
+    def plan(self, brief, state):
+        return Plan((PlanItem(2), PlanItem(2)))
+
+    def generate(self, brief, item):
+        before, self.last = getattr(self, "last", 101), item.seed
+        return [Example(f"note {before} {item.seed}", "1")]
+
+    faults = failed(fault_of_teacher(plan=plan, generate=generate))
+    assert [f for f in faults if "in another order they differ" in f]
+    assert not [f for f in faults if "the same item gives" in f]
+
+
+def test_what_is_no_engine_and_an_environment_that_nobody_has_are_found():
+    sound = make_teacher("uniform")
+    assert "it is a int" in failed(checks.check_teacher(replace(sound, engine=1)))[0]
+    elsewhere = replace(sound, policies={**sound.policies, "skill-forest": Sound()})
+    assert "skill-forest not registered" in failed(checks.check_teacher(elsewhere), warning=True)[0]
+
+
 def test_a_teacher_that_enters_nothing_is_found():
     assert "enters none" in failed(checks.check_teacher(replace(make_teacher("uniform"), policies={})))[0]
 

@@ -17,17 +17,20 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
+import shlex
 import shutil
 import sys
 import sysconfig
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from dgym import registry
+from dgym.cache import cache_folder
 from dgym.errors import UsageError, one_line, unknown_name
 from dgym.sandbox.session import USUAL, Command, libraries, needed, python
 
@@ -61,8 +64,9 @@ MAX_BYTES: Final = 256 << 20
 """Most files and bytes of a teacher."""
 
 _LEFT_OUT: Final = frozenset(
-    {"__pycache__", ".git", ".venv", "dist", "runs", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
+    {"__pycache__", ".git", ".venv", "dist", "runs", "tests", ".pytest_cache", ".ruff_cache", ".mypy_cache"}
 )
+"""Folders that are no part of a teacher; nor are its Markdown files. What is left out moves no digest."""
 
 TABLE: Final = "tool.dgym.submission"
 
@@ -111,13 +115,27 @@ class Submission:
     table: Mapping[str, Any] = field(default_factory=dict)
 
 
+def teacher_files(folder: Path) -> list[Path]:
+    """Lists the files that make a teacher's folder a teacher: those that its digest covers and its process sees."""
+    return list(_files(folder, None))
+
+
+def digest_of_folder(folder: Path) -> str:
+    """Digests a teacher's folder, as the digests of its episodes do.
+
+    Raises:
+        UsageError: If it has too many files, or if one cannot be read.
+    """
+    return _staged(folder)[1]
+
+
 def place_of(name: str, params: Mapping[str, Any], packages: str = "") -> Place:
     """Finds a teacher and what its process is to see.
 
     Args:
         name: What stands behind `isolated@`.
         params: Keyword arguments of the teacher's factory.
-        packages: Folder of the packages that the teacher declares.
+        packages: Folder of the packages that the teacher declares; for a folder those in the cache by default.
 
     Raises:
         UsageError: If there is no such teacher, or its files cannot be used.
@@ -176,10 +194,41 @@ def submission_of(folder: Path) -> Submission:
     )
 
 
+def requirements_of(submission: Submission) -> tuple[str, ...]:
+    """Returns the packages that a Python teacher imports; the records of dgym come without saying."""
+    return tuple(d for d in submission.dependencies if not re.match(r"dgym(?![A-Za-z0-9_-])", d)) * bool(
+        submission.teacher
+    )
+
+
+def packages_of(requirements: Sequence[str]) -> Path:
+    """Returns the folder in the cache that holds exactly these packages, once they are installed."""
+    key = hashlib.blake2b(json.dumps(sorted(requirements)).encode(), digest_size=16).hexdigest()
+    return cache_folder() / "packages" / f"{sys.implementation.cache_tag}-{key}"
+
+
+def install_command(requirements: Sequence[str]) -> list[str]:
+    """Returns the command that installs packages for teachers: wheels only, as building would run code of theirs."""
+    target = str(packages_of(requirements))
+    return [sys.executable, "-m", "pip", "install", "-q", "--only-binary", ":all:", "--target", target, *requirements]
+
+
+def _installed(submission: Submission) -> str:
+    requirements = requirements_of(submission)
+    if not requirements:
+        return ""
+    folder = packages_of(requirements)
+    if not folder.is_dir():
+        command = shlex.join(install_command(requirements))
+        raise UsageError(f"The teacher {submission.name!r} needs packages. Install them with: {command}")
+    return str(folder)
+
+
 def _of_folder(path: Path, params: Mapping[str, Any], packages: str) -> Place:
     submission = submission_of(path)
     folder, digest = _staged(path)
     label = submission.name
+    packages = packages or _installed(submission)
     if submission.teacher:
         command = _python(submission.teacher, params, folder, packages)
         return Place(label, digest, command, endpoints=submission.endpoints)
@@ -311,5 +360,5 @@ def _files(folder: Path, only: Path | None) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder).parts
         # A link may lead anywhere on the machine of whoever runs it.
-        if path.is_file() and not path.is_symlink() and not _LEFT_OUT & set(inside):
+        if path.is_file() and not path.is_symlink() and not _LEFT_OUT & set(inside) and path.suffix != ".md":
             yield path

@@ -183,7 +183,7 @@ def test_other_problems_are_compared_with_their_reference(domain):
 
 def test_a_copy_is_known_by_its_contents(domain):
     problem = domain.problems("test")[0]
-    gate = Gate(domain, overlap_index(domain), Budget(20), verify=True)
+    index = overlap_index(domain)
     functions, end = json.JSONDecoder().raw_decode(domain.bare(problem.prompt))
     request = domain.bare(problem.prompt)[end:].strip()
     call = problem.reference
@@ -193,15 +193,18 @@ def test_a_copy_is_known_by_its_contents(domain):
         f"{json.dumps([dict(reversed(f.items())) for f in functions])} {request}",
         f"{json.dumps([SHELF, *functions])}\n\n{request}",
     ]
-    assert [v.reason for v in gate.submit(Example(copy, call) for copy in copies)] == ["overlap-test"] * 4
-    assert gate.submit([Example(ASKED, "[shelf.add(jar='plum jam', row=3)]")])[0].reason == ""
+    for copy in copies:
+        assert Gate(domain, index, Budget(20), verify=True).submit([Example(copy, call)])[0].reason == "overlap-test"
+    other = Example(ASKED, "[shelf.add(jar='plum jam', row=3)]")
+    assert Gate(domain, index, Budget(20), verify=True).submit([other])[0].reason == ""
 
 
 def test_another_request_of_the_functions_of_a_problem_is_another_problem(domain):
     gate = Gate(domain, overlap_index(domain), Budget(20), verify=False)
     problem = domain.problems("test")[0]
     functions, _ = json.JSONDecoder().raw_decode(domain.bare(problem.prompt))
-    asked = f"{json.dumps(functions)}\n\nWhatever you do, begin with what my aunt told you on the phone last night, will you?"
+    request = "Whatever you do, begin with what my aunt told you on the phone last night, will you?"
+    asked = f"{json.dumps(functions)}\n\n{request}"
     assert gate.submit([Example(asked, problem.reference)])[0].reason == ""
 
 
