@@ -10,6 +10,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar
@@ -373,6 +374,7 @@ class SuiteSpec(_Frozen):
         variations: What is exchanged; each is run with all teachers whose policies look at the state.
         threads, device, precision, engine: As in `EpisodeSpec`.
         gpu: What it was sized for, in words, such as `"8 GPUs of 80 GB"`; for messages.
+        until: The last day on which this version takes submissions to the leaderboard; unset, there is none yet.
     """
 
     name: str
@@ -391,6 +393,7 @@ class SuiteSpec(_Frozen):
     precision: PrecisionName = "auto"
     engine: EngineName = "transformers"
     gpu: str = ""
+    until: date | None = None
 
     def episodes(self) -> list[EpisodeSpec]:
         """Expands the suite: every entry in every cell and seed; state-blind teachers once per cell.

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,7 +51,14 @@ def official(name: str) -> SuiteSpec:
     """
     if name not in suite_files():
         raise unknown_name("suite that takes submissions", name, suite_files())
-    return load_suite(name)
+    suite = load_suite(name)
+    today = datetime.now(UTC).date()
+    if suite.until is not None and today > suite.until:
+        raise UsageError(
+            f"Version {suite.version} of the suite {name!r} took submissions until {suite.until}: use a newer dgym, "
+            "whose version of it has other hidden problems."
+        )
+    return suite
 
 
 def expected(suite: SuiteSpec, folder: Path) -> list[Identity]:

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import zipfile
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ from dgym.cli import app
 from dgym.errors import UsageError
 from dgym.isolation.places import install_command, packages_of
 from dgym.sandbox import SandboxError, find_sandbox
+from dgym.specs import load_suite
 from dgym.submissions import record
 from dgym.submissions.bundle import MANIFEST, pack, unpack
 from dgym.submissions.card import card_of
@@ -372,6 +373,18 @@ def test_a_run_must_be_whole_and_of_the_files_as_they_are(home, tmp_path):
     assert "has no episode of this teacher as its files are now" in refused(
         "submit", tmp_path / "adds", "--run", home / "run"
     )
+
+
+def test_a_suite_takes_submissions_as_long_as_it_lives(home, bundle, tmp_path, monkeypatch):
+    ended = load_suite("smoke").model_copy(update={"until": date(2020, 1, 31)})
+    monkeypatch.setattr("dgym.submissions.episodes.load_suite", lambda name: ended)
+    for act in (
+        lambda: refused("submit", home / "adds", "--run", home / "run", "--out", tmp_path),
+        lambda: refused("verify", bundle),
+    ):
+        assert "took submissions until 2020-01-31: use a newer dgym" in act()
+    for name in ("quick", "standard", "full", "paper"):
+        assert load_suite(name).until > date(2026, 11, 1)
 
 
 def test_what_moves_no_score_moves_no_digest(home, tmp_path):
