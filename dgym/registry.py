@@ -66,7 +66,6 @@ BUILTIN: Final[dict[str, dict[str, str]]] = {
         "agent-pairs": "dgym.teachers.chatting:agent_pairs",
         "pool": "dgym.teachers.chatting:pool",
         "learnt": "dgym.teachers.learnt:learnt",
-        "isolated": "dgym.isolation:isolated",
     },
     "student": {
         "micro-math": "dgym.students.micro:micro_math",

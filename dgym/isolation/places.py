@@ -59,6 +59,9 @@ _INSIDE: Final = {"dgym/chat/__init__.py": b"from dgym.isolation.inside_chat imp
 FILE: Final = "teacher.py"
 """What a teacher's file is called there, whatever it is called here."""
 
+SYSTEM: Final = ("/usr", "/lib", "/lib64", "/bin", "/opt")
+"""Where a system's packages install what programs need."""
+
 MAX_FILES: Final = 2_000
 MAX_BYTES: Final = 256 << 20
 """Most files and bytes of a teacher."""
@@ -149,9 +152,9 @@ def place_of(name: str, params: Mapping[str, Any], packages: str = "") -> Place:
         return Place(attribute, digest, _python(f"{{{TEACHER}}}/{FILE}:{attribute}", params, folder, packages))
     if Path(name).is_dir():
         return _of_folder(Path(name), params, packages)
-    if name in registry.BUILTIN["teacher"] and name != "isolated":
+    if name in registry.BUILTIN["teacher"]:
         return Place(name, "", _trusted(name, params), trusted=True)
-    hint = unknown_name("teacher", name, [n for n in registry.BUILTIN["teacher"] if n != "isolated"])
+    hint = unknown_name("teacher", name, registry.BUILTIN["teacher"])
     raise UsageError(f"{hint} In isolation: one of these, path/to/file.py:Attr, or a folder with a pyproject.toml.")
 
 
@@ -238,14 +241,34 @@ def _of_folder(path: Path, params: Mapping[str, Any], packages: str) -> Place:
         raise UsageError(f"The teacher {label!r} runs {words[0]!r}, which this machine does not have.")
     files = {TEACHER: folder}
     if not found.startswith("{"):
-        found = str(Path(found).resolve())
+        found = str(_of_the_system(label, found))
         files |= {found: found}
     program = found.replace(f"{{{TEACHER}}}", folder)
     for wanted in (*libraries(program), *submission.read):
         if not Path(wanted).exists():
             raise UsageError(f"The teacher {label!r} needs {wanted!r}, which this machine does not have.")
+        _of_the_system(label, wanted)
         files[wanted] = wanted
     return Place(label, digest, Command([found, *words[1:]], files), endpoints=submission.endpoints)
+
+
+def _of_the_system(label: str, name: str) -> Path:
+    """Resolves a path that a teacher asks for; it must lead to what the system's packages install.
+
+    Raises:
+        UsageError: If it leads anywhere else: to files of whoever runs the teacher, to dgym, or around either.
+    """
+    path = Path(name).resolve()
+    own = {PACKAGE, Path(sys.prefix).resolve(), Path.home().resolve(), cache_folder().resolve(), Path.cwd()} - {
+        Path("/")
+    }
+    inside = any(path.is_relative_to(root) and path != Path(root) for root in SYSTEM)
+    if not inside or any(path.is_relative_to(one) or one.is_relative_to(path) for one in own):
+        raise UsageError(
+            f"The teacher {label!r} asks for {name!r}. It may read what the system's packages install, below "
+            f"{', '.join(SYSTEM)}, and nothing else of this machine."
+        )
+    return path
 
 
 def _python(teacher: str, params: Mapping[str, Any], folder: str, packages: str) -> Command:
@@ -271,7 +294,8 @@ def _trusted(name: str, params: Mapping[str, Any]) -> Command:
 def _native() -> dict[str, str]:
     """The folders of the machine's shared libraries, which compiled packages are linked with."""
     folders = {str(Path(name).parent) for name in needed()["shared"]}
-    return {folder: folder for folder in sorted(folders) if folder not in {"/", "/usr", "/opt"}}
+    # Those of the system alone: an interpreter's own folder would bring its packages along, dgym perhaps among them.
+    return {folder: folder for folder in sorted(folders) if folder.startswith(("/lib", "/usr/lib"))}
 
 
 def _start(path: list[str], what: Mapping[str, Any]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 from dgym import registry
@@ -55,7 +56,8 @@ def make_teacher(name: str, params: Mapping[str, Any] | None = None) -> Teacher:
         params = {"chat": chat, **(params or {})}
     elif entry in registry.names("chat") and entry not in registry.names("teacher"):
         raise UsageError(f"{entry!r} provides language models; name one, {entry}:MODEL, or write agent@{entry}.")
-    made = registry.load("teacher", entry)
+    # Isolation stands above teachers, and is found by name like what is registered.
+    made = import_module("dgym.isolation").isolated if entry == "isolated" else registry.load("teacher", entry)
     if callable(made) and not isinstance(made, Teacher):
         try:
             made = made(**(params or {}))

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from typer.testing import CliRunner
 
+import dgym
 from dgym import registry, results
 from dgym.bench import LocalBackend, bench
 from dgym.chat_server import ChatServer
@@ -106,6 +107,16 @@ def test_a_file_has_the_same_scores_in_process_and_isolated(tmp_path, file):
     row = results.open(tmp_path / "out").episodes.iloc[0]
     assert not row.privileged
     assert row.examples_submitted == 40
+
+
+def test_a_shipped_teacher_in_a_real_domain_too(tmp_path):
+    """Its generators, packages and compiled libraries are there."""
+    fields = {"domain": "math", "student": "micro-math", "environment": "skill-tree"}
+    rules = Rules(iterations=1, budget=Budget(12), share=0.03)
+    for name, folder in (("weakness", "in"), ("isolated@weakness", "out")):
+        summary = bench([spec(name, rules=rules, **fields)], tmp_path / folder)
+        assert len(summary.ok) == 1, summary.failed
+    assert scores(tmp_path / "in") == scores(tmp_path / "out")
 
 
 def test_on_ray_too(tmp_path, file):
@@ -299,10 +310,32 @@ def test_a_folder_says_what_it_lacks(tmp_path):
     assert "'no-such-program', which this machine does not have" in words(
         '[tool.dgym.submission]\ncommand = ["no-such-program"]'
     )
-    assert "needs '/nowhere/lib'" in words('[tool.dgym.submission]\ncommand = ["sh"]\nread = ["/nowhere/lib"]')
+    assert "needs '/usr/nowhere/lib'" in words('[tool.dgym.submission]\ncommand = ["sh"]\nread = ["/usr/nowhere/lib"]')
     assert "asks for 'openai:gpt-9'. To grant it" in words(
         '[tool.dgym.submission]\ncommand = ["sh"]\nendpoints = ["openai:gpt-9"]'
     )
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    ["/", "/usr", "/root", "/etc/passwd", "/proc", "/tmp", str(Path(dgym.__file__).parent), "/usr/../etc/hostname"],
+)
+def test_a_folder_cannot_ask_for_files_of_this_machine(tmp_path, wanted):
+    """Else it could see hidden problems, results and keys by declaring them."""
+    (tmp_path / "pyproject.toml").write_text(
+        f'[project]\nname = "x"\n[tool.dgym.submission]\ncommand = ["sh"]\nread = [{wanted!r}]'
+    )
+    with pytest.raises(UsageError, match=r"and nothing else of this machine|this machine does not have"):
+        make_teacher(f"isolated@{tmp_path}")
+
+
+def test_nor_for_a_link_to_them_or_a_program_of_its_own_choice(tmp_path):
+    (tmp_path / "secret").write_text("x")
+    (tmp_path / "program").symlink_to("/etc/hostname")
+    for table in (f'command = ["sh"]\nread = ["{tmp_path}/program"]', f'command = ["{sys.executable}"]'):
+        (tmp_path / "pyproject.toml").write_text(f'[project]\nname = "x"\n[tool.dgym.submission]\n{table}')
+        with pytest.raises(UsageError, match="and nothing else of this machine"):
+            make_teacher(f"isolated@{tmp_path}")
 
 
 def test_limits_are_checked(file):

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from dgym import results
 from dgym.cli import app
 from dgym.errors import UsageError
 from dgym.isolation.places import install_command, packages_of
@@ -23,7 +24,8 @@ from dgym.specs import load_suite
 from dgym.submissions import record
 from dgym.submissions.bundle import MANIFEST, pack, unpack
 from dgym.submissions.card import card_of
-from dgym.submissions.verify import verify
+from dgym.submissions.episodes import claims, expected
+from dgym.submissions.verify import _compared, verify
 from dgym.teachers import make_teacher
 
 TABLE = """
@@ -253,6 +255,24 @@ def test_a_teacher_that_gives_other_data_each_time_differs(tmp_path):
     assert "dice 1.0 in smoke 1: differs" in said
     (entry,) = record.read(tmp_path / "record")
     assert entry["outcome"] == "differs"
+
+
+def test_where_bits_are_not_promised_scores_may_lie_as_far_off_as_seeds_do(home, bundle, tmp_path):
+    unpacked = unpack(bundle, tmp_path / "open")
+    identity = expected(load_suite("smoke"), unpacked.teacher)[0]
+    seeded = identity.model_copy(update={"spec": identity.spec.model_copy(update={"tier": "seeded"})})
+    ours = results.open(home / "run")
+    (score,) = (c.best_test for c in claims(ours.episodes) if c.digest == identity.digest)
+
+    def compared(identity, shift):
+        edited(unpacked.results / "episodes.parquet", "best_test", lambda old: min(1.0, score + shift), slice(None))
+        return _compared(identity, ours, results.open(unpacked.results))
+
+    assert compared(identity, 0.01).why.startswith("best_test was said to be")
+    assert compared(seeded, 0.01).same
+    far = compared(seeded, -score)
+    assert not far.same
+    assert "the test score was said to be 0.0000" in far.why
 
 
 @pytest.mark.parametrize(
