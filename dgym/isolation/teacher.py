@@ -104,7 +104,10 @@ def isolated(
     place = place_of(teacher, params, packages)
     if refused := [name for name in place.endpoints if name not in grant]:
         wanted = json.dumps(list(place.endpoints))
-        raise UsageError(f"The teacher {place.label!r} asks for {refused[0]!r}. To grant it: --param grant='{wanted}'.")
+        raise UsageError(
+            f"The teacher {place.label!r} asks for {refused[0]!r}. To grant it: `dgym bench --grant {refused[0]}`, or "
+            f"`dgym run --param grant='{wanted}'`."
+        )
     chats = {name: find_chat(name) for name in grant}
     home = _Home(place, Limits.of(limits or {}), _answerer(chats), params)
     hello = _hello(home)

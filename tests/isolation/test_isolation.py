@@ -17,13 +17,13 @@ import dgym
 from dgym import registry, results
 from dgym.bench import LocalBackend, bench
 from dgym.chat_server import ChatServer
-from dgym.cli import app
+from dgym.cli import app, extended
 from dgym.core import Brief, Budget, PlanItem, Rules
 from dgym.episode import work_on
 from dgym.errors import TeacherError, UsageError
 from dgym.isolation.teacher import _Home
 from dgym.sandbox import SandboxError, find_sandbox
-from dgym.specs import EpisodeSpec, Seeds, identify
+from dgym.specs import EpisodeSpec, Seeds, identify, load_suite
 from dgym.teachers import full_name, make_teacher
 from tests.rows import assert_same_rows
 from tests.waiting import until
@@ -387,6 +387,14 @@ def test_the_command_line(tmp_path, file, monkeypatch):
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
     assert "has no attribute 'Addsx'" in failed.stderr
+
+
+def test_a_suite_grants_models_to_added_teachers_in_isolation_only(file):
+    name = file(CALLS)
+    suite = extended(load_suite("smoke"), (name, "weakness"), None, ("openai:stand-in",))
+    given = {e.teacher: e.teacher_params for e in suite.episodes()}
+    assert given[name] == {"grant": ["openai:stand-in"]}
+    assert given["weakness"] == {}
 
 
 def test_names():
