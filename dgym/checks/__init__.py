@@ -103,6 +103,8 @@ def kind_of(name: str) -> str:
     Raises:
         UsageError: If there is no such name, or if it stands for things of several kinds.
     """
+    if name.startswith(registry.ISOLATED):
+        return "teacher"
     if registry.is_file(name):
         made = registry.load("Python", name)
         return next((k for k, methods in _METHODS.items() if all(hasattr(made, m) for m in methods)), "teacher")

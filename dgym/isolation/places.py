@@ -40,7 +40,9 @@ PACKAGE: Final = Path(__file__).resolve().parents[1]
 TEACHER: Final = "/teacher"
 RECORDS: Final = "/records"
 PACKAGES: Final = "/packages"
-"""Where a process finds its teacher's files, the records of dgym, and the packages that it declares."""
+INSTALLED: Final = "/installed"
+"""Where a process finds its teacher's files, the records of dgym, the packages that it declares, and, if it is one that
+dgym ships, all that is installed."""
 
 SEEN: Final = {
     "dgym/__init__.py": "__init__.py",
@@ -286,9 +288,10 @@ def _trusted(name: str, params: Mapping[str, Any]) -> Command:
     root = str(PACKAGE.parent)
     installed = [sysconfig.get_path(kind) for kind in ("purelib", "platlib")]
     path = list(dict.fromkeys([root, *(p for p in sys.path if p.startswith(sys.prefix) or p in installed), *installed]))
-    files = {p: p for p in path if Path(p).is_dir()}
+    # Under other names: a folder below /tmp would lie behind the process's own.
+    files = {f"{INSTALLED}/{number}": p for number, p in enumerate(p for p in path if Path(p).is_dir())}
     what = {"teacher": name, "params": dict(params), "trusted": True}
-    return Command(_start([f"{{{p}}}" for p in files], what), files | _native(), dict(USUAL))
+    return Command(_start([f"{{{shown}}}" for shown in files], what), files | _native(), dict(USUAL))
 
 
 def _native() -> dict[str, str]:

@@ -102,7 +102,8 @@ def test_the_settings_that_forbid_namespaces_are_named(monkeypatch, tmp_path):
 def test_a_helper_that_cannot_isolate_is_refused(nothing_found, monkeypatch):
     # The real helper in a place where the kernel really refuses: no user namespace may be made below this one.
     code = (
-        "import sys; from pathlib import Path; Path('/proc/sys/user/max_user_namespaces').write_text('0');"
+        "import os; from pathlib import Path; Path('/proc/sys/user/max_user_namespaces').write_text('0');"
+        "os.environ['PATH'] = '/nowhere';"  # as root, bubblewrap needs no user namespace
         "from dgym.sandbox import tier; print(tier())"
     )
     words = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code]
