@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dgym.errors import UsageError
 from dgym.results.gains import Gains, with_seed
+from dgym.results.place import write_files
 from dgym.results.reader import Run
 from dgym.results.statistics import Bootstrap, Cell, Difference, difference, headline, holm
 
@@ -106,17 +106,13 @@ def _cells(pairs: pd.DataFrame, digest: str, gains: Gains) -> list[Cell]:
     return out
 
 
-def write(found: list[Contrast], folder: Path) -> None:
-    """Writes `ablation.md` and `ablation.json` into a folder.
+def write(found: list[Contrast], folder: str | PathLike[str]) -> None:
+    """Writes `ablation.md` and `ablation.json` into a folder, or to its URL.
 
     Raises:
         UsageError: If they cannot be written.
     """
-    for name, text in (("ablation.md", markdown(found)), ("ablation.json", as_json(found))):
-        try:
-            (folder / name).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{folder / name} cannot be written: {error.strerror}.") from error
+    write_files(folder, {"ablation.md": markdown(found), "ablation.json": as_json(found)})
 
 
 COLUMNS = ("exchange", "environments", "before", "after", "difference [95 %]", "P(better)", "p (Holm)", "pairs")

@@ -6,10 +6,9 @@ process, the Ray backend (`dgym.cluster`) many at a time, and both give the same
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from os import PathLike
 from typing import Literal, Protocol
 
 from dgym.chat import digest_of, session
@@ -17,9 +16,11 @@ from dgym.core import Checks, Domain, Frames, Pool, Prepares, Step, Student, Tea
 from dgym.domains import make_domain
 from dgym.environments import make_environment
 from dgym.episode import ClosedLoop, LocalPool, overlap_index, run_episode, used
-from dgym.errors import DgymError, UsageError, boundary_of, one_line
+from dgym.errors import DgymError, InfrastructureError, UsageError, boundary_of, one_line
+from dgym.heartbeat import Heartbeat, Hosts, at_work
 from dgym.overlap import OverlapIndex
-from dgym.results.writer import EpisodeWriter, announce, finished
+from dgym.results.place import Place
+from dgym.results.writer import EpisodeWriter, announce, announced, finished
 from dgym.skills.agreement import agreement
 from dgym.skills.discovery import find_discovery
 from dgym.specs import EpisodeSpec, Identity, identify, student_of
@@ -120,13 +121,13 @@ class Job:
 
     Attributes:
         episodes: In the order in which they are started.
-        folder: The run's results folder.
+        folder: The run's results folder, or its URL.
         suite: Name of the suite, for the rows.
         chat: What a person chose for language-model calls.
     """
 
     episodes: Sequence[Identity]
-    folder: Path
+    folder: str | PathLike[str]
     suite: str = ""
     chat: session.Settings = session.DEFAULT
 
@@ -160,7 +161,7 @@ class Summary:
 
 def bench(
     specs: Sequence[EpisodeSpec],
-    folder: Path,
+    folder: str | PathLike[str],
     *,
     suite: str = "",
     chat: session.Settings = session.DEFAULT,
@@ -172,7 +173,7 @@ def bench(
 
     Args:
         specs: The episodes.
-        folder: The run's results folder, made if it does not exist.
+        folder: The run's results folder, made if it does not exist, or its URL.
         suite: Name for the rows.
         chat: What a person chose for language-model calls.
         backend: Where to run; in this process by default.
@@ -182,7 +183,7 @@ def bench(
     Raises:
         UsageError: If a name is unknown or the folder cannot be written; nothing has been run then.
         InfrastructureError: If this machine cannot grade one of the domains, or nothing can be written; nothing has
-            been run then either.
+            been run then either. Also if results have vanished meanwhile.
     """
     for name in dict.fromkeys(s.domain for s in specs):
         domain = make_domain(name)
@@ -197,20 +198,33 @@ def bench(
     if begin is not None:
         begin(todo, summary.skipped)
 
+    where = backend or LocalBackend()
+    beat = Heartbeat(folder, todo, {i.digest: 1 + expected_work(i) for i in todo}, len(identities), where)
+
     def note(progress: Progress) -> None:
         if progress.status == "ok":
             summary.ok.append(progress.digest)
         elif progress.status == "failed":
             summary.failed.append(progress)
+        if progress.status == "running":
+            beat.iteration(progress.digest, progress.iteration, progress.score)
+        else:
+            beat.ended(progress.digest, progress.status == "ok")
         if report is not None:
             report(progress)
 
     if todo:
-        summary.usage = (backend or LocalBackend()).run(Job(todo, folder, suite, chat), note)
+        with beat:
+            summary.usage = where.run(Job(todo, Place.of(folder).absolute(), suite, chat), note)
+        if not announced(folder):
+            raise InfrastructureError(
+                f"What was in {str(folder)!r} has vanished during the run: it was removed, or its file system is not "
+                "mounted any more. The same command runs what is not there."
+            )
     return summary
 
 
-def unfinished(specs: Sequence[EpisodeSpec], folder: Path) -> tuple[list[Identity], list[Identity]]:
+def unfinished(specs: Sequence[EpisodeSpec], folder: str | PathLike[str]) -> tuple[list[Identity], list[Identity]]:
     """Returns the different episodes of some specs, and those that are still to run, the longest first.
 
     Raises:
@@ -256,20 +270,18 @@ def expected_work(identity: Identity) -> float:
     return float(trained * rules.budget.examples_per_iteration * asks)
 
 
-def writable(folder: Path) -> None:
+def writable(folder: str | PathLike[str]) -> None:
     """Makes the results folder.
 
     Raises:
         UsageError: If it cannot be made or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        trial = folder / f".write-{os.getpid()}"
-        trial.touch()
-        trial.unlink()
-    except OSError as error:
+        Place.of(folder).make()
+    except InfrastructureError as error:
+        reason = str(error).partition(": ")[2] or str(error)
         raise UsageError(
-            f"The results folder {str(folder)!r} cannot be written: {error.strerror}. Name another with --out."
+            f"The results folder {str(folder)!r} cannot be written: {reason} Name another with --out."
         ) from error
 
 
@@ -337,6 +349,7 @@ def recorded(
     """
     step: Step | None = None
     try:
+        writer.ready()
         loop, teacher = open_loop(identity, student)
         writer.agreement = skills_agreement(identity.spec, loop.domain)
         for step in run_episode(loop, teacher, pool(teacher)):
@@ -351,7 +364,10 @@ def recorded(
 
 
 def episode(
-    identity: Identity, folder: Path, show: Callable[[Step], None], chat: session.Settings = session.DEFAULT
+    identity: Identity,
+    folder: str | PathLike[str],
+    show: Callable[[Step], None],
+    chat: session.Settings = session.DEFAULT,
 ) -> Progress:
     """Runs one episode in this process, stores its rows, and shows every step.
 
@@ -382,14 +398,23 @@ def failed(identity: Identity, error: Exception, writer: EpisodeWriter, step: St
 class LocalBackend:
     """Runs episodes one after the other in this process."""
 
+    def __init__(self) -> None:
+        self._host: StudentHost | None = None
+        self._left = 0
+
+    def hosts_now(self) -> Hosts | None:
+        """See `dgym.heartbeat.Watched`."""
+        return at_work([self._host.now()], self._left) if self._host is not None else None
+
     def run(self, job: Job, report: Report) -> Usage:
         """See `Backend.run`."""
         with session.use(session.Session(job.chat)):
             return self._run(job, report)
 
     def _run(self, job: Job, report: Report) -> Usage:
-        host = StudentHost()
-        for identity in job.episodes:
+        self._host = host = StudentHost()
+        for place, identity in enumerate(job.episodes, 1):
+            self._left = len(job.episodes) - place
             writer = EpisodeWriter(job.folder, identity, job.suite)
             try:
                 student = local_student(host, student_config(identity), identity.digest)

@@ -20,6 +20,7 @@ from dgym.cli_new import register as register_new
 from dgym.cli_report import register as register_report
 from dgym.cli_results import register as register_results
 from dgym.cli_submit import register as register_submit
+from dgym.cli_watch import register as register_watch
 from dgym.errors import DgymError, UsageError, one_line, unknown_name
 from dgym.registry import ISOLATED
 
@@ -61,6 +62,7 @@ register_report(app)
 register_export(app)
 register_submit(app)
 register_new(app)
+register_watch(app)
 
 
 class BackendName(StrEnum):
@@ -162,7 +164,9 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def bench(
     suite: Annotated[str, typer.Option(help="Name of a suite (`dgym ls suites`), or a TOML file.")] = "quick",
-    out: Annotated[Path | None, typer.Option(help="Results folder; runs/SUITE by default.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Results folder or URL, such as s3://bucket/run; runs/SUITE by default.")
+    ] = None,
     teacher: Annotated[
         list[str] | None, typer.Option("--teacher", "-t", help="Add a teacher to the suite (repeatable).")
     ] = None,
@@ -221,7 +225,7 @@ def bench(
 
             stack.enter_context(endpoint())
             spec = tiny(spec)
-        folder = out or Path("runs") / spec.name
+        folder = out or str(Path("runs") / spec.name)
         if dry_run:
             _estimate(spec, folder, as_json)
             return
@@ -270,7 +274,7 @@ def run(
     param: Annotated[
         list[str] | None, typer.Option("--param", help="Parameter of the teacher, as NAME=VALUE (repeatable).")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Results folder.")] = Path("runs/single"),
+    out: Annotated[str, typer.Option(help="Results folder or URL.")] = "runs/single",
     replay: ReplayOption = ReplayName.on,
     record: RecordOption = None,
     max_cost: MaxCostOption = None,
@@ -831,7 +835,7 @@ def _params(given: Sequence[str], option: str = "--param") -> dict[str, Any]:
     return out
 
 
-def _estimate(planned: SuiteSpec | Sequence[EpisodeSpec], folder: Path | None, as_json: bool) -> None:
+def _estimate(planned: SuiteSpec | Sequence[EpisodeSpec], folder: str | None, as_json: bool) -> None:
     """Shows what the episodes still to run will ask of language models and GPUs."""
     from dgym.estimate import estimate, total
 
@@ -871,7 +875,7 @@ def _estimate(planned: SuiteSpec | Sequence[EpisodeSpec], folder: Path | None, a
     )
 
 
-def _conclude(summary: Summary, folder: Path, console: Console, as_json: bool) -> None:
+def _conclude(summary: Summary, folder: str, console: Console, as_json: bool) -> None:
     from dgym import ablation
     from dgym import leaderboard as board
     from dgym.display import host_report, spending

@@ -55,7 +55,7 @@ def register(app: typer.Typer) -> None:
 @leaderboard_app.command("show")
 def show_leaderboard(
     run: RunArgument,
-    out: Annotated[Path | None, typer.Option(help="Write Markdown, CSV and JSON into this folder.")] = None,
+    out: Annotated[str | None, typer.Option(help="Write Markdown, CSV and JSON into this folder or URL.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a run's leaderboard; `show` may be left out."""
@@ -73,7 +73,7 @@ def show_leaderboard(
 @leaderboard_app.command("build")
 def build_leaderboard(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Results folders of runs, or their URLs.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("leaderboard"),
+    out: Annotated[str, typer.Option(help="Folder or URL for the files.")] = "leaderboard",
     as_json: JsonOption = False,
 ) -> None:
     """Write the leaderboards of some runs as Markdown, CSV, JSON and one HTML page."""
@@ -81,10 +81,10 @@ def build_leaderboard(
 
     written = leaderboard_page.write({name: _leaderboard(run) for name, run in _named(runs).items()}, out)
     if as_json:
-        typer.echo(json.dumps({"files": [str(path) for path in written]}))
+        typer.echo(json.dumps({"files": written}))
         return
     for path in written:
-        typer.echo(str(path))
+        typer.echo(path)
 
 
 def compare(
@@ -126,7 +126,7 @@ def compare(
 
 def rescore(
     run: RunArgument,
-    out: Annotated[Path | None, typer.Option(help="Write a run with the new grades into this folder.")] = None,
+    out: Annotated[str | None, typer.Option(help="Write a run with the new grades into this folder or URL.")] = None,
     unsafe: Annotated[
         bool, typer.Option("--unsafe", help="Run untrusted programs without a sandbox, where there is none.")
     ] = False,
@@ -144,7 +144,7 @@ def rescore(
         from dataclasses import asdict
 
         rows = [asdict(change) | {"changed": change.changed} for change in changes]
-        typer.echo(json.dumps({"domains": rows, "partial": opened.partial, "out": str(out) if out else None}))
+        typer.echo(json.dumps({"domains": rows, "partial": opened.partial, "out": out}))
         return
     numbers = ("answers", "different", "changed", "better", "worse", "no problem", "episodes", "other choice")
     table = _table("domain", *numbers, "graded before", "now")
@@ -168,22 +168,21 @@ def rescore(
 
 def compact(
     run: RunArgument,
-    out: Annotated[Path | None, typer.Option(help="Folder for the files; RUN/compact by default.")] = None,
+    out: Annotated[str | None, typer.Option(help="Folder or URL for the files; RUN/compact by default.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Merge a run's part files into one Parquet file a table, as runs are published."""
     from dgym.results.compact import compact as merge
+    from dgym.results.place import Place
 
     opened = _open(run)
-    if out is None and "://" in run:
-        raise UsageError("Name a folder with --out: the merged files are written to this machine.")
-    folder = out or Path(run) / "compact"
-    sizes = merge(opened, folder)
+    folder = Place.of(out or Place.of(run).shown("compact"))
+    sizes = merge(opened, folder.name)
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "bytes": sizes, "partial": opened.partial}))
+        typer.echo(json.dumps({"folder": folder.name, "bytes": sizes, "partial": opened.partial}))
         return
     for table, size in sizes.items():
-        typer.echo(f"{folder / table}.parquet: {size / 1e6:.2f} MB")
+        typer.echo(f"{folder.shown(f'{table}.parquet')}: {size / 1e6:.2f} MB")
     for line in opened.partial:
         typer.echo(line)
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from dgym.bench import Progress, Usage, expected_work
 from dgym.core import Step
+from dgym.heartbeat import work_done
 from dgym.specs import Identity
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -100,17 +101,9 @@ class Watch:
 
     def _share(self) -> float:
         """The part of the expected work that is done; short episodes count little."""
-        total = sum(self._work.values())
-        done = sum(self._work[d] for d in self._ended)
-        for digest, progress in self._running.items():
-            iterations = self._episodes[digest].spec.rules.iterations
-            done += (
-                self._work[digest]
-                * progress.iteration
-                * (progress.iteration + 1)
-                / max(1, (iterations + 1) * (iterations + 2))
-            )
-        return done / total if total else 1.0
+        iterations = {digest: self._episodes[digest].spec.rules.iterations for digest in self._running}
+        running = {digest: (p.iteration, iterations[digest]) for digest, p in self._running.items()}
+        return work_done(self._work, [*self._ended], running)
 
     def _render(self) -> Group:
         elapsed = time.monotonic() - self._start

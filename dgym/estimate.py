@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Any, Final
 
 from dgym.bench import open_loop, unfinished
@@ -75,7 +75,7 @@ class Estimate:
 
 
 def estimate(
-    planned: SuiteSpec | Sequence[EpisodeSpec], folder: Path | None = None
+    planned: SuiteSpec | Sequence[EpisodeSpec], folder: str | PathLike[str] | None = None
 ) -> tuple[list[Estimate], list[str]]:
     """Estimates what some episodes will ask for, in groups that differ in nothing but seeds.
 

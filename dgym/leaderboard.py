@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
@@ -22,9 +21,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from dgym.errors import UsageError
 from dgym.results import statistics
 from dgym.results.gains import OVERALL, Entrant, count, tracks_of
+from dgym.results.place import write_files
 from dgym.results.reader import Run
 from dgym.results.statistics import Bootstrap, Difference, Estimate
 
@@ -218,11 +217,11 @@ def build(run: Run, bootstrap: Bootstrap | None = None) -> Leaderboard:
     return Leaderboard(tuple(tables), tracks.notes)
 
 
-def write(leaderboard: Leaderboard, folder: str | os.PathLike[str]) -> list[Path]:
-    """Writes `leaderboard.md`, `leaderboard.csv` and `leaderboard.json` into a folder.
+def write(leaderboard: Leaderboard, folder: str | os.PathLike[str]) -> list[str]:
+    """Writes `leaderboard.md`, `leaderboard.csv` and `leaderboard.json` into a folder, or to its URL.
 
     Returns:
-        The files.
+        The files' paths or URLs.
 
     Raises:
         UsageError: If they cannot be written.
@@ -255,30 +254,6 @@ def files(boards: Mapping[str, Leaderboard]) -> dict[str, str]:
             json.dumps({"runs": runs}, indent=2, allow_nan=False) + "\n",
         )
     return {f"leaderboard.{suffix}": text for suffix, text in zip(("md", "csv", "json"), contents, strict=True)}
-
-
-def write_files(folder: str | os.PathLike[str], contents: Mapping[str, str]) -> list[Path]:
-    """Writes texts into a folder, each in one atomic step, and returns the files.
-
-    Args:
-        folder: Made if it does not exist.
-        contents: Texts by the name of the file.
-
-    Raises:
-        UsageError: If one cannot be written.
-    """
-    written = []
-    for name, text in contents.items():
-        path = Path(folder) / name
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
-        written.append(path)
-    return written
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ from dgym.leaderboard import (
     pair_texts,
     texts,
     title,
-    write_files,
 )
+from dgym.results.place import write_files
 
 _WIDTH: Final = 144.0
 _EDGE: Final = 8.0
@@ -57,15 +57,15 @@ def page(boards: Mapping[str, Leaderboard]) -> str:
     return html
 
 
-def write(boards: Mapping[str, Leaderboard], folder: str | PathLike[str]) -> list[Path]:
+def write(boards: Mapping[str, Leaderboard], folder: str | PathLike[str]) -> list[str]:
     """Writes leaderboards as Markdown, CSV, JSON and one page, `index.html`, into a folder.
 
     Args:
         boards: By the name of the run.
-        folder: Made if it does not exist.
+        folder: Path or URL; made if it does not exist.
 
     Returns:
-        The files.
+        The files' paths or URLs.
 
     Raises:
         UsageError: If they cannot be written.

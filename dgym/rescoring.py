@@ -12,7 +12,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,6 +24,7 @@ from dgym.domains import make_domain
 from dgym.episode import measured
 from dgym.errors import DgymError, UsageError, one_line
 from dgym.results.compact import write_table
+from dgym.results.place import Place
 from dgym.results.reader import Run, codes
 from dgym.results.schema import TABLES
 from dgym.results.writer import score_row
@@ -81,7 +81,7 @@ def rescore(
 
     Args:
         run: The results.
-        out: Folder for a run with the new grades, one file a table; without, nothing is written.
+        out: Folder or URL for a run with the new grades, one file a table; without, nothing is written.
         report: Called with a line before each domain.
 
     Returns:
@@ -94,7 +94,7 @@ def rescore(
     episodes = run.arrow("episodes").to_pylist()
     if not episodes:
         raise UsageError(f"There is no episode in {run.name!r} to grade again.")
-    if out is not None and Path(run.name).resolve() == Path(out).resolve():
+    if out is not None and Place.of(out).same_as(run.name):
         raise UsageError(f"{str(out)!r} is the run itself: name another folder for the new grades.")
     row_of = {row["digest"]: row for row in episodes}
     steps: dict[str, list[Row]] = defaultdict(list)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,7 +148,7 @@ def test_protocols_and_versions_of_a_teacher_are_not_mixed(tmp_path):
 def test_a_run_without_episodes_has_no_tables(tmp_path):
     board = leaderboard.build(results.open(tmp_path))
     assert board.tables == ()
-    assert [path.name for path in leaderboard.write(board, tmp_path)] == [
+    assert [Path(path).name for path in leaderboard.write(board, tmp_path)] == [
         "leaderboard.md", "leaderboard.csv", "leaderboard.json"
     ]  # fmt: skip
 
@@ -166,7 +167,7 @@ def test_the_terminal_table_fits_120_columns_uncut(run, tmp_path):
 
 def test_written_files_agree_with_the_tables(run, tmp_path):
     board = leaderboard.build(run, BOOTSTRAP)
-    markdown, table_csv, table_json = (path.read_text() for path in leaderboard.write(board, tmp_path / "out"))
+    markdown, table_csv, table_json = (Path(path).read_text() for path in leaderboard.write(board, tmp_path / "out"))
     assert markdown.count("| weakness |") == 3
     assert "| uniform\\* |" in markdown
     lines = list(csv.DictReader(io.StringIO(table_csv)))

@@ -105,7 +105,7 @@ def test_nothing_is_loaded_and_every_link_leads_somewhere(board):
 
 
 def test_files_of_several_runs_hold_each_under_its_name(board, tmp_path):
-    written = leaderboard_page.write({"one": board, "two": board}, tmp_path / "out")
+    written = [Path(file) for file in leaderboard_page.write({"one": board, "two": board}, tmp_path / "out")]
     assert [path.name for path in written] == ["leaderboard.md", "leaderboard.csv", "leaderboard.json", "index.html"]
     text = written[0].read_text()
     assert tables_of(text) == tables_of(board.markdown()) * 2
@@ -114,7 +114,7 @@ def test_files_of_several_runs_hold_each_under_its_name(board, tmp_path):
     lines = written[1].read_text().splitlines()
     assert lines[0].startswith("run,track,teacher")
     assert len(lines) == 1 + 2 * (len(board.csv().splitlines()) - 1)
-    assert leaderboard_page.write({"one": board}, tmp_path)[0].read_text() == board.markdown()
+    assert Path(leaderboard_page.write({"one": board}, tmp_path)[0]).read_text() == board.markdown()
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         leaderboard_page.write({"one": board}, tmp_path / "file")

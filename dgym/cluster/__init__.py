@@ -8,16 +8,19 @@ waits for its teacher, others use the same host.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
 from dgym.bench import Job, Report, Usage
 from dgym.errors import InfrastructureError, UsageError, one_line
+from dgym.heartbeat import Hosts
 from dgym.students.machine import cores
 from dgym.students.sizing import Need, Plan, Wishes, plan, without_gpus
 
@@ -60,17 +63,26 @@ class RayBackend:
     gpus_per_host: float | None = None
     verbose: bool = False
     track: tuple[str, ...] = ()
+    _watched: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def hosts_now(self) -> Hosts | None:
+        """See `dgym.heartbeat.Watched`."""
+        observer = self._watched.get("observer")
+        hosts: Hosts | None = observer.look() if observer is not None else None
+        return hosts
 
     def run(self, job: Job, report: Report) -> Usage:
         """Runs all episodes and waits for them.
 
         Raises:
-            UsageError: If the cluster cannot be reached, if what was asked for does not fit it, or if there is no such
-                tracker.
+            UsageError: If the cluster cannot be reached, if its machines do not run the same or do not see the results
+                folder, if what was asked for does not fit it, or if there is no such tracker.
             InfrastructureError: If Ray itself fails; what is finished stays finished.
         """
         Wishes(gpus_per_host=self.gpus_per_host).check()
         quiet(self.verbose)
+        if self.address is None:
+            closed()
         if self.track:
             from dgym.cluster.callbacks import check
 
@@ -79,9 +91,12 @@ class RayBackend:
         import ray
 
         from dgym.cluster.chat import PASSED, serves, start_desk, stop_servers
+        from dgym.cluster.nodes import check_nodes, check_place
         from dgym.cluster.planning import parts
         from dgym.cluster.pool import start_workers
+        from dgym.cluster.watching import Metrics
 
+        check_place(job.folder)
         # "local" never joins what happens to run on this machine already.
         options: dict[str, Any] = {"log_to_driver": self.verbose, "address": self.address or "local"}
         if not self.verbose:
@@ -99,11 +114,15 @@ class RayBackend:
             raise UsageError(f"Ray cannot be reached at {self.address or 'this machine'}: {one_line(error)}") from error
         desk = None
         try:
+            if self.address is not None:
+                check_nodes(job.folder)
             serving = serves(job)
             todo = [(part, self._plan(need, threads, serving)) for part, need, threads in parts(job)]
             name = f"dgym-desk-{uuid4().hex}"
             desk = start_desk(job.chat, name)
             workers = start_workers(self.workers, job.chat, name)
+            self._watched["metrics"] = Metrics(job)
+            report = self._watched["metrics"].counted(report)
             return Usage.total([self._part(part, plan, report, workers, (name, desk)) for part, plan in todo])
         finally:
             if desk is not None:
@@ -129,15 +148,33 @@ class RayBackend:
         import ray
 
         from dgym.cluster.hosts import end_hosts, host_stats, start_manager
+        from dgym.cluster.watching import Observer
 
         hosts = min(len(job.episodes), plan.hosts)
         manager = start_manager(hosts, plan.tenants, plan.gpus, job.chat, desk[0])
         ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
+        unheld = _unheld(hosts, len(job.episodes), plan)
+        observer = Observer(manager, job, self._watched["metrics"], plan.gpus, unheld)
+        self._watched["observer"] = observer
         try:
             self._tune(job, report, Shared(manager, workers, desk[1]), hosts * plan.tenants)
             return Usage.of(*host_stats(manager))
         finally:
+            observer.close()
             end_hosts(manager)
+
+    def _share(self, at_a_time: int) -> float:
+        """Returns how many CPUs a trial asks for; students compute in hosts, which take none.
+
+        On a Ray of its own a run takes all of them for as many trials as run at a time. Were there room for more, Tune
+        would start a process for every trial that follows, and throw it away when that of the one before is free.
+        """
+        import ray
+
+        if self.address is not None:
+            return 0.01  # others may use the cluster's
+        processors = float(ray.cluster_resources().get("CPU", 1))
+        return max(0.01, math.floor(10_000 * processors / at_a_time) / 10_000)
 
     def _tune(self, job: Job, report: Report, shared: Shared, at_a_time: int) -> None:
         from ray import tune
@@ -156,7 +193,7 @@ class RayBackend:
             tuner = tune.Tuner(
                 tune.with_resources(
                     tune.with_parameters(EpisodeTrial, job=job, shared=shared),
-                    {"cpu": 0.01},
+                    {"cpu": self._share(at_a_time)},
                 ),
                 param_space=space,
                 tune_config=tune.TuneConfig(
@@ -171,13 +208,23 @@ class RayBackend:
                     verbose=0,
                     callbacks=[Watcher(job, report, shared.manager), *trackers],
                     failure_config=tune.FailureConfig(max_failures=1),
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1),
+                    # Tune keeps checkpoints where every machine can read them; scratch is a folder of this one.
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
             )
             try:
                 tuner.fit()
             except tune.TuneError as error:
                 raise InfrastructureError(f"Ray Tune stopped: {one_line(error)}") from error
+
+
+def _unheld(hosts: int, episodes: int, plan: Plan) -> str:
+    """Says why GPUs may be held by no student host."""
+    if not plan.gpus:
+        return "the students compute on the CPU"
+    if hosts == episodes < plan.hosts:
+        return "there are fewer episodes than hosts would fit"
+    return "left free by --hosts or --gpus-per-host, or for the teachers' model server"
 
 
 def _must_answer(address: str | None) -> None:
@@ -195,6 +242,17 @@ def _must_answer(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise UsageError(f"Ray cannot be reached at {address}: {one_line(error)}") from error
+
+
+def closed() -> None:
+    """Sets that what Ray starts here listens to this machine only; whoever reaches a Ray runs code on it.
+
+    That it asks for a token is its own default for such a Ray. Both are settled when Ray is imported: a program that has
+    done so before keeps what it chose.
+    """
+    if "ray" not in sys.modules:
+        # Ray does so on Windows and macOS, where it makes no clusters; this is its name for making some.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def quiet(verbose: bool) -> None:

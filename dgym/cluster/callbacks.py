@@ -20,6 +20,7 @@ from ray.tune.logger import TBXLoggerCallback
 
 from dgym.bench import Job
 from dgym.errors import UsageError, unknown_name
+from dgym.results.place import Place
 from dgym.results.writer import label_of
 from dgym.specs import Identity
 
@@ -55,12 +56,14 @@ def _logged_in() -> bool:
 def callbacks(names: Sequence[str], job: Job) -> list[tune.Callback]:
     """Makes the callbacks of some trackers.
 
-    Everything goes below the results folder: `tensorboard/`, a folder for each episode; `mlflow/`, an MLflow file
+    Everything goes below the results folder, or below `runs/SUITE` of this machine where results go elsewhere, as these
+    files grow while they are written: `tensorboard/`, a folder for each episode; `mlflow/`, an MLflow file
     store with the suite as experiment, unless `MLFLOW_TRACKING_URI` names a server; and W&B's own `wandb/`, the suite
     being the group in the project `dgym` unless `WANDB_PROJECT` names another.
     """
-    folder = job.folder.absolute()
     suite = job.suite or "dgym"
+    place = Place.of(job.folder)
+    folder = Path(place.path if place.local else Path("runs") / suite).absolute()
     made: list[tune.Callback] = []
     if "tensorboard" in names:
         made.append(_TensorBoard(folder / "tensorboard"))

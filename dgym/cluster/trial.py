@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -24,8 +22,8 @@ from dgym.specs import Identity
 class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
     """Leases a student, runs an episode, writes its rows, and reports one metric row per iteration.
 
-    Tune schedules; the results folder is the record of what is done. A checkpoint therefore only says how far
-    the trial was: a trial that is restored runs its episode from the start, with the same outcome.
+    Tune schedules; the results folder is the record of what is done. There are therefore no checkpoints: a trial that
+    is tried again runs its episode from the start, with the same outcome.
     """
 
     def setup(self, config: dict[str, Any], job: Job, shared: Shared) -> None:
@@ -49,14 +47,6 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
         if progress.status != "running":
             self._end()
         return {**vars(progress), tune.result.DONE: progress.status != "running"}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Notes which episode this is, and its iteration."""
-        note = {"digest": self._identity.digest, "iteration": self.training_iteration}
-        (Path(checkpoint_dir) / "progress.json").write_text(json.dumps(note))
-
-    def load_checkpoint(self, checkpoint: dict[str, Any] | str | None) -> None:
-        """Nothing to restore; see the class."""
 
     def cleanup(self) -> None:
         """Called when the process ends."""

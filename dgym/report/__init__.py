@@ -29,14 +29,14 @@ def write(run: Run, out: str | PathLike[str], *, command: str = "", bootstrap: B
     Raises:
         UsageError: If no episode has ended, if a published table cannot be read, or if the file cannot be written.
     """
-    from dgym.leaderboard import write_files
     from dgym.report.data import gather
     from dgym.report.page import render
+    from dgym.results.place import write_files
 
     text = render(gather(run, command, bootstrap))
     path = Path(out)
     # What a model wrote may hold what has no place in UTF-8.
-    return write_files(path.parent, {path.name: text.encode("utf-8", "replace").decode("utf-8")})[0]
+    return Path(*write_files(path.parent, {path.name: text.encode("utf-8", "replace").decode("utf-8")}))
 
 
 __all__ = ["write"]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from dgym.errors import UsageError
+from dgym.results.place import Place
 from dgym.results.reader import Run, codes
 from dgym.results.schema import TABLES
 from dgym.results.writer import write_parquet
@@ -33,7 +33,7 @@ def compact(run: Run, out: str | PathLike[str]) -> dict[str, int]:
 
     Args:
         run: What to merge.
-        out: Folder for the files, another than the run's.
+        out: Folder or URL for the files, another than the run's.
 
     Returns:
         The size of each file in bytes, by table.
@@ -45,18 +45,19 @@ def compact(run: Run, out: str | PathLike[str]) -> dict[str, int]:
     domains = sorted(set(run.arrow("episodes", ["domain"]).column(0).to_pylist()))
     if not domains:
         raise UsageError(f"There is no episode in {run.name!r} to merge.")
-    if Path(run.name).resolve() == Path(out).resolve():
-        raise UsageError(f"Merged tables in {str(out)!r} itself would hide its part files: name another folder.")
-    return {name: write_table(name, _pieces(run, name, domains), out) for name in TABLES}
+    place = Place.of(out)
+    if place.same_as(run.name):
+        raise UsageError(f"Merged tables in {place.name!r} itself would hide its part files: name another folder.")
+    return {name: write_table(name, _pieces(run, name, domains), place) for name in TABLES}
 
 
-def write_table(name: str, pieces: Iterable[pa.Table], out: str | PathLike[str]) -> int:
+def write_table(name: str, pieces: Iterable[pa.Table], out: str | PathLike[str] | Place) -> int:
     """Writes a table into one file.
 
     Args:
         name: Which table.
         pieces: Its rows, which are sorted here; of several pieces, the later ones belong after the earlier.
-        out: Folder for the file.
+        out: Folder or URL for the file.
 
     Returns:
         The size of the file in bytes.
@@ -64,10 +65,10 @@ def write_table(name: str, pieces: Iterable[pa.Table], out: str | PathLike[str])
     Raises:
         InfrastructureError: If it cannot be written.
     """
-    path = Path(out) / f"{name}.parquet"
+    path = Place.of(out).shown(f"{name}.parquet")
     schema = TABLES[name].read_schema.with_metadata(TABLES[name].schema.metadata)
-    write_parquet((_sorted(piece, _ORDER[name]).cast(schema) for piece in pieces), path, schema=schema, level=19)
-    return path.stat().st_size
+    rows = (_sorted(piece, _ORDER[name]).cast(schema) for piece in pieces)
+    return write_parquet(rows, path, schema=schema, level=19)
 
 
 def _pieces(run: Run, name: str, domains: Iterable[str]) -> Iterator[pa.Table]:

@@ -43,7 +43,8 @@ from dgym.results.schema import (
 _BATCH: Final = 32
 """Part files that one thread reads and filters together."""
 
-_REMOTE_READERS: Final = 16
+REMOTE_READERS: Final = 16
+"""Files that are read at a time where each answer takes long."""
 
 _PARTITIONS: Final = frozenset(column.name for column in PARTITIONS)
 
@@ -230,7 +231,7 @@ class Run:
                     unread.append(str(error))
             return _Batch(good, finish(_joined(table, good, tables, columns, encoded)), unread)
 
-        readers, size = ((os.cpu_count() or 1), _BATCH) if self._place.local else (_REMOTE_READERS, 1)
+        readers, size = ((os.cpu_count() or 1), _BATCH) if self._place.local else (REMOTE_READERS, 1)
         with ThreadPoolExecutor(readers) as pool:
             yield from pool.map(read, [parts[i : i + size] for i in range(0, len(parts), size)])
 
@@ -283,13 +284,13 @@ def open(run: str | PathLike[str]) -> Run:  # noqa: A001 (used as results.open)
     return Run(run)
 
 
-def part_files(folder: str | PathLike[str]) -> list[PurePosixPath]:
+def part_files(folder: str | PathLike[str] | Place) -> list[PurePosixPath]:
     """Returns the part files below a table's folder, relative to it, sorted; temporary files are left out."""
     return _parts_in(Place.of(folder))
 
 
-def read_part(folder: str | PathLike[str], part: PurePath, columns: Sequence[str]) -> pa.Table:
-    """Reads columns of one part file on this machine, with its partitions' values.
+def read_part(folder: str | PathLike[str] | Place, part: PurePath, columns: Sequence[str]) -> pa.Table:
+    """Reads columns of one part file, with its partitions' values.
 
     Args:
         folder: The table's folder.
@@ -303,11 +304,13 @@ def read_part(folder: str | PathLike[str], part: PurePath, columns: Sequence[str
         ValueError: If the file is missing, truncated, corrupt or of another schema version; the message is
             one line for a warning.
     """
-    table = TABLES[PurePath(folder).name]
-    return _joined(table, [part], [_file_rows(table, f"{os.fspath(folder)}/{part}", columns)], columns, encoded=False)
+    place = Place.of(folder)
+    table = TABLES[PurePosixPath(place.path).name]
+    rows = _file_rows(table, place.within(str(part)), columns, None if place.local else place.system)
+    return _joined(table, [part], [rows], columns, encoded=False)
 
 
-def is_whole(folder: str | PathLike[str], part: PurePath) -> bool:
+def is_whole(folder: str | PathLike[str] | Place, part: PurePath) -> bool:
     """Whether a part file of a table has an intact end, of this schema version."""
     try:
         read_part(folder, part, [])
@@ -341,7 +344,9 @@ def _file_rows(table: Table, path: str, columns: Sequence[str], system: Any = No
             rows = file.read([name for name in names if name not in newer], use_threads=False)
             if not rows.num_columns:  # which alone would count no rows
                 rows = pa.table({"": pa.nulls(file.metadata.num_rows)})
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+    except Exception as error:
+        if system is None and not isinstance(error, (pa.ArrowException, OSError, ValueError, KeyError)):
+            raise
         raise ValueError(f"{path} is left out: {one_line(error)}") from error
     if table.name == EPISODES.name and rows.num_rows != 1:
         raise ValueError(f"{path} is left out: it has {rows.num_rows} rows where one episode is due")

@@ -33,6 +33,10 @@ VERSION_KEY: Final = b"dgym.schema"
 PLANNED: Final = "planned.json"
 """File of a run's folder with the digests of the episodes that the last `dgym bench` set out to have there."""
 
+FINISHED: Final = "finished"
+"""Folder of a run with a small file for each finished episode: `DIGEST.BYTES...`, the sizes of its part files in the
+order of `TABLES`."""
+
 _TEXT, _INT, _REAL, _BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 _MEASURES = pa.map_(pa.string(), pa.float64())
 _TIME = pa.timestamp("us", tz="UTC")

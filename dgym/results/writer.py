@@ -1,7 +1,8 @@
 """Writing one episode's results: five immutable Parquet files, the row in `episodes` last.
 
-There is no shared writer and no lock. Each file is written under a temporary name beside its place and renamed,
-so a reader sees a whole file or none; a process killed in between leaves a hidden `.tmp` file that nobody reads.
+There is no shared writer and no lock. Each file appears whole or not at all (see `dgym.results.place`); a process that
+is killed in between leaves at most a hidden `.tmp` file that nobody reads. Last comes a note that the episode is
+finished, with the sizes of its files in its name, so that a run of thousands is continued without opening any.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
-from pathlib import Path
-from typing import Any, Final
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,8 +26,9 @@ import pyarrow.parquet as pq
 from dgym import registry
 from dgym.core import NEW_COMBINATION, Call, Feedback, Plan, Problem, Step, digest, to_json
 from dgym.errors import InfrastructureError, boundary_of, one_line
-from dgym.results.reader import is_whole, part_files, read_part
-from dgym.results.schema import PLANNED, TABLES, part_path
+from dgym.results.place import Place
+from dgym.results.reader import REMOTE_READERS, is_whole, part_files, read_part
+from dgym.results.schema import EPISODES, FINISHED, PLANNED, TABLES, part_path
 from dgym.specs import EpisodeSpec, Identity
 
 RETAINED: Final = 0.5
@@ -40,17 +43,38 @@ class EpisodeWriter:
     """Collects an episode's steps and writes its files when it ends.
 
     Args:
-        run_dir: The run's folder.
+        run_dir: The run's folder, or its URL.
         identity: The episode.
         suite: Name of the suite that it is run for.
     """
 
     def __init__(self, run_dir: str | PathLike[str], identity: Identity, suite: str) -> None:
-        self._run, self._identity, self._suite = Path(run_dir), identity, suite
+        self._run, self._identity, self._suite = Place.of(run_dir), identity, suite
+        self._made = False
         self._steps: dict[int, Step] = {}
         self._started = datetime.now(UTC)
         self.agreement: float | None = None
         """Agreement of discovered skills with the domain's own; `None` for those."""
+
+    def ready(self) -> None:
+        """Checks that the folder is there and can be written, before work is done that could not be stored.
+
+        From then on the folder is not made again, should it vanish: a file system that is not mounted any more would
+        have its results on the disk behind it.
+
+        Raises:
+            InfrastructureError: If it cannot.
+        """
+        self._made = True
+        self._there()
+        self._run.make()
+
+    def _there(self) -> None:
+        if self._made and self._run.local and not self._run.is_folder():
+            raise InfrastructureError(
+                f"The results folder {self._run.name!r} has vanished: it was removed, or its file system is not "
+                "mounted here."
+            )
 
     def add(self, step: Step) -> None:
         """Takes a step; one of the same iteration, from before a resume, is replaced."""
@@ -106,85 +130,119 @@ class EpisodeWriter:
         }
         spec = self._identity.spec
         partitions = {"domain": spec.domain, "environment": spec.environment, "teacher": spec.teacher}
+        self._there()
+        sizes = []
         for name, table in TABLES.items():
             for row in rows[name]:
                 row["digest"] = self._identity.digest
-            path = self._run / part_path(name, partitions, self._identity.digest)
-            write_parquet(pa.Table.from_pylist(rows[name], schema=table.schema), path)
+            parts = part_path(name, partitions, self._identity.digest).parts
+            sizes.append(_parquet(pa.Table.from_pylist(rows[name], schema=table.schema), self._run, *parts))
+        if outcome["status"] == "ok" and outcome["stopped"] is None:
+            note = dict(zip(TABLES, sizes, strict=True))
+            self._run.write(_json({"bytes": note}), FINISHED, ".".join(map(str, (self._identity.digest, *sizes))))
 
 
 def finished(run_dir: str | PathLike[str]) -> set[str]:
-    """Returns the digests of the episodes that ended by themselves with status ok and whose five files are intact."""
-    run = Path(run_dir)
-    found = set()
-    for part in part_files(run / "episodes"):
-        try:
-            row = read_part(run / "episodes", part, ["digest", "status", "stopped"]).to_pylist()[0]
-        except ValueError:
-            continue
-        if row["status"] == "ok" and row["stopped"] is None and all(is_whole(run / table, part) for table in TABLES):
-            found.add(row["digest"])
-    return found
+    """Returns the digests of the episodes that ended by themselves with status ok and whose five files are intact.
+
+    Names and sizes of files are enough for what the writer noted as finished; of the others, and of those whose files
+    have another size now, the files are read.
+
+    Raises:
+        UsageError: If the folder cannot be read.
+    """
+    run = Place.of(run_dir)
+    notes: dict[str, set[str]] = {}
+    for note in run.sizes(FINISHED):
+        digest, _, sizes = note.name.partition(".")
+        notes.setdefault(digest, set()).add(sizes)
+    there = {table: run.sizes(table) for table in TABLES} if notes else {}
+    found, unsure = set(), []
+    for part in part_files(run.below(EPISODES.name)):
+        sizes = ".".join(str(sizes.get(part)) for sizes in there.values())
+        if sizes in notes.get(part.stem, ()):
+            found.add(part.stem)
+        else:
+            unsure.append(part)
+    with ThreadPoolExecutor(1 if run.local else REMOTE_READERS) as pool:
+        return found.union(*pool.map(lambda part: _finished(run, part), unsure))
+
+
+def _finished(run: Place, part: PurePosixPath) -> set[str]:
+    try:
+        row = read_part(run.below(EPISODES.name), part, ["digest", "status", "stopped"]).to_pylist()[0]
+    except ValueError:
+        return set()
+    ended = row["status"] == "ok" and row["stopped"] is None
+    return {row["digest"]} if ended and all(is_whole(run.below(table), part) for table in TABLES) else set()
 
 
 def announce(run_dir: str | PathLike[str], digests: Sequence[str]) -> None:
     """Notes which episodes a run is to have, so that a reader can say what is still to come.
 
     Args:
-        run_dir: The run's folder, which exists.
+        run_dir: The run's folder.
         digests: Of all its episodes, finished ones among them; what was noted before is replaced.
 
     Raises:
         InfrastructureError: If it cannot be written.
     """
-    path = Path(run_dir) / PLANNED
+    Place.of(run_dir).write(_json({"episodes": sorted(digests)}), PLANNED)
 
-    def write(temporary: Path) -> None:
-        temporary.write_text(_json({"episodes": sorted(digests)}), encoding="utf-8")
 
-    _replaced(path, write)
+def announced(run_dir: str | PathLike[str]) -> bool:
+    """Whether a run's folder still has what `announce` noted there: it vanishes only together with results.
+
+    Raises:
+        UsageError: If the folder cannot be read.
+    """
+    return Place.of(run_dir).is_file(PLANNED)
 
 
 def write_parquet(
-    table: pa.Table | Iterable[pa.Table], path: Path, *, schema: pa.Schema | None = None, level: int | None = None
-) -> None:
+    table: pa.Table | Iterable[pa.Table],
+    path: str | PathLike[str],
+    *,
+    schema: pa.Schema | None = None,
+    level: int | None = None,
+) -> int:
     """Writes a Parquet file in one atomic step.
 
     Args:
         table: What to write, or pieces that are written one after the other.
-        path: Where.
+        path: Path or URL of the file.
         schema: Of the pieces.
         level: How hard zstandard tries, from 1 to 22; Snappy without, which opens many small files in half the time.
+
+    Returns:
+        The file's size in bytes.
 
     Raises:
         InfrastructureError: If it cannot be written; nothing is then left behind.
     """
+    folder, _, name = os.fspath(path).replace(os.sep, "/").rpartition("/")
+    return _parquet(table, Place.of(folder or "."), name, schema=schema, level=level)
+
+
+def _parquet(
+    table: pa.Table | Iterable[pa.Table],
+    place: Place,
+    *parts: str,
+    schema: pa.Schema | None = None,
+    level: int | None = None,
+) -> int:
     how = {"compression": "snappy"} if level is None else {"compression": "zstd", "compression_level": level}
     options: dict[str, Any] = {**how, "write_page_checksum": True}
 
-    def write(temporary: Path) -> None:
+    def write(file: IO[bytes]) -> None:
         if isinstance(table, pa.Table):
-            pq.write_table(table, temporary, **options)
+            pq.write_table(table, file, **options)
             return
-        with pq.ParquetWriter(temporary, schema, **options) as file:
+        with pq.ParquetWriter(file, schema, **options) as writer:
             for piece in table:
-                file.write_table(piece)
+                writer.write_table(piece)
 
-    _replaced(path, write)
-
-
-def _replaced(path: Path, write: Callable[[Path], None]) -> None:
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or one_line(error)
-        raise InfrastructureError(f"Results cannot be written to {str(path.parent)!r}: {reason}.") from error
+    return place.build(write, *parts)
 
 
 # --------------------------------------------------------------------------------------------------------------

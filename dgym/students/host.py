@@ -153,6 +153,25 @@ class HostStats:
     process: int = 0
 
 
+@dataclass(frozen=True)
+class HostNow:
+    """What a host does just now, in few bytes: it is asked every few seconds.
+
+    Attributes:
+        tenants: Students that are open.
+        opening: Students that are being opened, for which a base may have to be loaded.
+        working: Calls that train, answer, or wait for their turn to.
+        busy: Seconds for which its devices have worked so far.
+        process: Its process's id.
+    """
+
+    tenants: int = 0
+    opening: int = 0
+    working: int = 0
+    busy: float = 0.0
+    process: int = 0
+
+
 _Key = tuple[str, str, str, str, str]
 
 
@@ -185,6 +204,7 @@ class StudentHost:
         self._leases: dict[str, _Lease] = {}
         self._turns: dict[str, Turns] = {}  # of the devices that were used
         self._stats = HostStats(started=time.time(), process=os.getpid())
+        self._working = 0
         self._lock = threading.Lock()  # of the above; never held while something is waited for
 
     def open(self, lease: str, config: StudentConfig) -> None:
@@ -310,6 +330,14 @@ class StudentHost:
         out.busy = union([(max(a, started), b) for t in turns for a, b in t.busy() if b > started])
         return out
 
+    def now(self) -> HostNow:
+        """Returns what it does just now."""
+        stats = self.stats()
+        with self._lock:
+            opening = sum(entry.student is None for entry in self._leases.values())
+            working = self._working
+        return HostNow(stats.tenants, opening, working, sum(b - a for a, b in stats.busy), stats.process)
+
     @contextmanager
     def _at_work(self, lease: str) -> Iterator[Student]:
         with self._lock:
@@ -318,8 +346,14 @@ class StudentHost:
         if entry is None or student is None:
             raise StudentError(f"The student lease {lease!r} is not open on this host.")
         _set_threads(entry.config.threads)
-        with self._turn(lease, entry):
-            yield student
+        with self._lock:
+            self._working += 1
+        try:
+            with self._turn(lease, entry):
+                yield student
+        finally:
+            with self._lock:
+                self._working -= 1
 
     @contextmanager
     def _turn(self, lease: str, entry: _Lease) -> Iterator[None]:

@@ -105,6 +105,16 @@ def test_the_rows_are_those_of_a_run_that_nobody_tracks(run: Path, tmp_path: Pat
     assert_same_rows(run, tmp_path)
 
 
+def test_what_trackers_write_stays_on_this_machine_where_results_go_elsewhere(monkeypatch, tmp_path: Path) -> None:
+    from dgym.cluster.callbacks import callbacks
+
+    monkeypatch.chdir(tmp_path)
+    (made,) = callbacks(["tensorboard"], Job([], "memory://bucket/run", "mine"))
+    assert made._folder == tmp_path / "runs" / "mine" / "tensorboard"
+    (made,) = callbacks(["tensorboard"], Job([], "file:///results/run", "mine"))
+    assert made._folder == Path("/results/run/tensorboard")
+
+
 def test_an_unknown_tracker_is_one_line() -> None:
     with pytest.raises(UsageError, match=r"no tracker named 'tensorbord'\. Did you mean 'tensorboard'\?"):
         RayBackend(track=("tensorbord",)).run(Job([], Path()), print)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dgym import results
@@ -19,6 +21,7 @@ from dgym.core import Budget, Rules
 from dgym.models.recipe import Recipe
 from dgym.specs import EpisodeSpec, Seeds
 from tests.rows import assert_same_rows
+from tests.waiting import until
 
 FAKE = Rules(iterations=2, budget=Budget(30))
 REAL = Rules(iterations=1, budget=Budget(16), share=0.04)
@@ -142,6 +145,31 @@ def test_a_killed_driver_loses_nothing_that_was_finished(tmp_path: Path, backend
         assert report["skipped"] + report["ok"] == report["episodes"] == 25
     assert all(p.stat().st_mtime_ns == written for p, written in finished.items())
     assert_same_rows(run, tmp_path / "undisturbed")
+
+
+def listening(process: psutil.Process) -> set[tuple[str, str]]:
+    """Returns name and address of everything below a process that waits for connections."""
+    found = set()
+    for one in process.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            found |= {(one.name(), c.laddr.ip) for c in one.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    return found
+
+
+def test_a_local_ray_listens_to_this_machine_only_and_asks_for_its_token(tmp_path: Path) -> None:
+    suite = tmp_path / "kill.toml"
+    suite.write_text(SUITE)
+    command = [sys.executable, "-m", "dgym", "bench", "--suite", str(suite), "--out", str(tmp_path / "run")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, start_new_session=True, **quiet) as running:
+        try:
+            process = psutil.Process(running.pid)
+            until(lambda: {name for name, _ in listening(process)} >= {"gcs_server", "raylet"})
+            assert {ip.removeprefix("::ffff:") for _, ip in listening(process)} <= {"127.0.0.1", "::1"}
+            (raylet,) = [p for p in process.children(recursive=True) if p.name() == "raylet"]
+            assert raylet.environ()["RAY_AUTH_MODE"] == "token"
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
 
 
 def test_an_unreachable_cluster_is_one_line(tmp_path: Path) -> None:

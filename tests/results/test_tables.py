@@ -248,8 +248,8 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
-    def full(table, path, **options):
-        path.write_bytes(b"PAR1")
+    def full(table, file, **options):
+        file.write(b"PAR1")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(writing.pq, "write_table", full)
