@@ -247,8 +247,8 @@ def _must_answer(address: str | None) -> None:
 def closed() -> None:
     """Sets that what Ray starts here listens to this machine only; whoever reaches a Ray runs code on it.
 
-    That it asks for a token is its own default for such a Ray. Both are settled when Ray is imported: a program that has
-    done so before keeps what it chose.
+    That it asks for a token is its own default for such a Ray. Both are settled when Ray is imported: a program that
+    has done so before keeps what it chose.
     """
     if "ray" not in sys.modules:
         # Ray does so on Windows and macOS, where it makes no clusters; this is its name for making some.
