@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from unittest import mock
 
 KEY = "canary-key-id"
 SECRET = "canary-secret-access-key"
-BUCKET = "runs"
+
+_numbers = itertools.count()
 
 
 @contextmanager
@@ -32,10 +34,12 @@ def serving() -> Iterator[str]:
     }
     # A client that another server's time left would go on asking that one.
     s3fs.S3FileSystem.clear_instance_cache()
+    # What one server holds in this process, the next one has too.
+    bucket = f"runs-{next(_numbers)}"
     try:
         with mock.patch.dict(os.environ, names):
-            boto3.client("s3").create_bucket(Bucket=BUCKET)
-            yield f"s3://{BUCKET}"
+            boto3.client("s3").create_bucket(Bucket=bucket)
+            yield f"s3://{bucket}"
     finally:
         server.stop()
         s3fs.S3FileSystem.clear_instance_cache()
