@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from dgym import results
 from dgym.bench import LocalBackend, bench
 from dgym.chat.session import Settings
@@ -40,6 +42,7 @@ def test_on_ray_and_in_process_the_rows_are_the_same_and_the_limiter_is_one(serv
     assert_same_rows(tmp_path / "ray", tmp_path / "local")
 
 
+@pytest.mark.slow
 def test_the_purse_is_one_for_all_processes(serve_openai, tmp_path: Path) -> None:
     server = serve_openai()
     limit = 15_000
@@ -54,6 +57,7 @@ def test_the_purse_is_one_for_all_processes(serve_openai, tmp_path: Path) -> Non
     assert limit <= spent < 2 * limit
 
 
+@pytest.mark.slow
 def test_students_behind_an_endpoint_are_asked_within_the_run_s_session(serve_openai, tmp_path: Path) -> None:
     server = serve_openai()
     rules = Rules(iterations=0, counts={"feedback": 6, "selection": 6, "test": 6})

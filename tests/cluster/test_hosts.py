@@ -358,6 +358,7 @@ def test_a_cause_is_named_in_a_sentence() -> None:
 REAL = {"iterations": 2, "budget": Budget(16), "share": 0.04}
 
 
+@pytest.mark.slow
 def test_episodes_whose_host_is_killed_have_the_rows_of_undisturbed_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,6 +70,7 @@ def test_episodes_share_one_server_that_ends_with_the_run(tmp_path: Path, pids: 
     assert len(started(pids)) == 1, "a replay starts nothing"
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_ends_its_server_too(tmp_path: Path, pids: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tune = RayBackend._tune
 

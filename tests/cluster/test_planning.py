@@ -65,6 +65,7 @@ def test_what_is_wrong_with_a_student_is_left_to_its_episodes(tmp_path: Path, mo
     assert (found, threads) == (Need(), 2)
 
 
+@pytest.mark.slow
 def test_parts_run_one_after_the_other_with_hosts_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     todo = [spec(threads=threads, seeds=Seeds.all(seed)) for threads in (1, cores()) for seed in (1, 2)]
     started: list[tuple[int, int]] = []
@@ -138,6 +139,7 @@ def test_the_machines_of_a_cluster(cluster: Cluster) -> None:
         ray.shutdown()
 
 
+@pytest.mark.slow
 def test_a_run_on_a_cluster_fills_it(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[int, int, float]] = []
     start = hosts.start_manager

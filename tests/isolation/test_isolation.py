@@ -119,6 +119,7 @@ def test_a_shipped_teacher_in_a_real_domain_too(tmp_path):
     assert scores(tmp_path / "in") == scores(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_on_ray_too(tmp_path, file):
     from dgym.cluster import RayBackend
 

@@ -114,7 +114,10 @@ def test_in_u_no_skill_was_chosen_to_be_weak(domain: str) -> None:
     assert sum(abs(a - middle) <= 0.3 for a in accuracies) >= 0.8 * len(accuracies), named["accuracy"]
 
 
-@pytest.mark.parametrize(("domain", "variant"), EACH_PROFILED)
+@pytest.mark.parametrize(
+    ("domain", "variant"),
+    [pytest.param(*each, marks=pytest.mark.slow if each[1] == "c" else ()) for each in EACH_PROFILED],
+)
 def test_300_good_examples_bring_back_what_was_forgotten(domain: str, variant: str) -> None:
     forgotten = card(domain, variant)["forgotten"]
     student = base(domain, variant).open(Recipe(), variant)
