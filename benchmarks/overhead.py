@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 
 from dgym.bench import bench
-from dgym.cluster import COMPUTING, RayBackend, quiet
+from dgym.cluster import RayBackend, quiet
 from dgym.core import Budget, Rules
 from dgym.specs import EpisodeSpec, Seeds
+from dgym.students.sizing import COMPUTING
 
 ROWS = 4
 
