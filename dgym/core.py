@@ -993,6 +993,29 @@ class Teacher:
     chats: tuple[Chat, ...] = ()
     concurrency: int = 1
 
+    @classmethod
+    def of(cls, made: object, name: str, environments: Sequence[str]) -> Teacher | None:
+        """Takes a teacher as it is, or one object with both methods as policy and engine; `None` for anything else.
+
+        Args:
+            made: What a teacher's factory gave.
+            name: What one object is called.
+            environments: Which it enters unless its attribute `environments` names some.
+        """
+        if isinstance(made, cls):
+            return made
+        if not (isinstance(made, Policy) and isinstance(made, Engine)):
+            return None
+        entered: Sequence[str] = getattr(made, "environments", None) or environments
+        return cls(
+            name=name,
+            policies=dict.fromkeys(entered, made),
+            engine=made,
+            version=str(getattr(made, "version", "1")),
+            privileged=bool(getattr(made, "privileged", False)),
+            state_blind=bool(getattr(made, "state_blind", False)),
+        )
+
 
 class Pool(Protocol):
     """Maps an engine over plan items; the order of results is the order of items."""

@@ -10,6 +10,7 @@ from dgym.chat_server import ChatServer, Manner
 from dgym.core import Budget, Example, Plan, PlanItem, Rules, Teacher
 from dgym.episode import ClosedLoop, LocalPool, run_episode
 from dgym.fakes import FakeDomain, FakeFamily
+from dgym.sandbox import SandboxError, find_sandbox
 
 
 def fill(brief, state):
@@ -45,6 +46,15 @@ class Scripted:
     @property
     def teacher(self):
         return Teacher("scripted", dict.fromkeys(registry.names("environment"), self), self)
+
+
+@pytest.fixture(scope="module")
+def sandboxed():
+    """Skips where programs cannot be isolated."""
+    try:
+        find_sandbox()
+    except SandboxError as error:
+        pytest.skip(str(error))
 
 
 class RememberingStudent:

@@ -14,11 +14,11 @@ import importlib.util
 import itertools
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from dgym.core import Brief, Engine, PlanItem, Policy, State, Teacher
+from dgym.core import Brief, PlanItem, State, Teacher
 from dgym.errors import one_line
 from dgym.isolation import inside_chat
 from dgym.isolation.protocol import VERSION, ProtocolError, decode, encode, from_line, to_line
@@ -122,19 +122,10 @@ def _teacher(what: Mapping[str, Any]) -> Teacher:
     made = getattr(_module(place), attribute)
     if callable(made) and not isinstance(made, Teacher):
         made = made(**params)
-    if isinstance(made, Teacher):
-        return made
-    if not (isinstance(made, Policy) and isinstance(made, Engine)):
+    teacher = Teacher.of(made, attribute, ("open-ended", "skill-list", "skill-tree"))
+    if teacher is None:
         raise TypeError(f"{attribute} is a {type(made).__name__}; it must be a dgym.Teacher, or plan and generate")
-    entered: Sequence[str] = getattr(made, "environments", None) or ("open-ended", "skill-list", "skill-tree")
-    return Teacher(
-        name=attribute,
-        policies=dict.fromkeys(entered, made),
-        engine=made,
-        version=str(getattr(made, "version", "1")),
-        privileged=bool(getattr(made, "privileged", False)),
-        state_blind=bool(getattr(made, "state_blind", False)),
-    )
+    return teacher
 
 
 def _module(place: str) -> Any:

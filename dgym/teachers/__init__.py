@@ -9,7 +9,7 @@ from typing import Any
 
 from dgym import registry
 from dgym.chat import is_chat
-from dgym.core import Engine, Policy, Teacher
+from dgym.core import Teacher
 from dgym.errors import DgymError, UsageError, one_line
 
 
@@ -65,20 +65,12 @@ def make_teacher(name: str, params: Mapping[str, Any] | None = None) -> Teacher:
             raise
         except Exception as error:
             raise UsageError(f"The teacher {name!r} cannot be made: {one_line(error)}") from error
-    if isinstance(made, Teacher):
-        # A twin is told apart from other models' by the model it shares with it.
-        twin = f"{made.twin}@{chat}" if made.twin and chat else made.twin
-        return replace(made, name=name, twin=twin)
-    if isinstance(made, Policy) and isinstance(made, Engine):
-        entered = getattr(made, "environments", None) or registry.names("environment")
-        return Teacher(
-            name=name,
-            policies=dict.fromkeys(entered, made),
-            engine=made,
-            version=str(getattr(made, "version", "1")),
-            privileged=bool(getattr(made, "privileged", False)),
+    teacher = Teacher.of(made, name, registry.names("environment"))
+    if teacher is None:
+        raise UsageError(
+            f"The teacher {name!r} is a {type(made).__name__}; it must be a dgym.Teacher, or have the methods "
+            "plan(brief, state) and generate(brief, item)."
         )
-    raise UsageError(
-        f"The teacher {name!r} is a {type(made).__name__}; it must be a dgym.Teacher, or have the methods "
-        "plan(brief, state) and generate(brief, item)."
-    )
+    # A twin is told apart from other models' by the model it shares with it.
+    twin = f"{teacher.twin}@{chat}" if teacher.twin and chat else teacher.twin
+    return replace(teacher, name=name, twin=twin)

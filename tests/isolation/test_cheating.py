@@ -13,7 +13,6 @@ from dgym import results
 from dgym.bench import bench
 from dgym.core import Budget, Rules
 from dgym.fakes import FakeDomain
-from dgym.sandbox import SandboxError, find_sandbox
 from dgym.specs import EpisodeSpec, Seeds
 
 CANARY = "canary-4f1c"
@@ -37,12 +36,7 @@ class Honest:
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sandboxed():
-    try:
-        find_sandbox()
-    except SandboxError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("sandboxed")
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from dgym.core import Brief, Budget, PlanItem, Rules
 from dgym.episode import work_on
 from dgym.errors import TeacherError, UsageError
 from dgym.isolation.teacher import _Home
-from dgym.sandbox import SandboxError, find_sandbox
 from dgym.specs import EpisodeSpec, Seeds, identify, load_suite
 from dgym.teachers import full_name, make_teacher
 from tests.rows import assert_same_rows
@@ -57,12 +56,7 @@ class Adds:
 '''
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sandboxed():
-    try:
-        find_sandbox()
-    except SandboxError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("sandboxed")
 
 
 @pytest.fixture
@@ -396,6 +390,15 @@ def test_a_suite_grants_models_to_added_teachers_in_isolation_only(file):
     given = {e.teacher: e.teacher_params for e in suite.episodes()}
     assert given[name] == {"grant": ["openai:stand-in"]}
     assert given["weakness"] == {}
+
+
+def test_what_a_class_says_of_itself_counts_in_process_and_isolated(file):
+    """Else a teacher that looks at no state would run once in isolation, and in every environment without."""
+    says = "    version = '7'\n    state_blind = True\n    privileged = True\n    environments = ('skill-list',)\n"
+    name = file(ADDS.replace('    version = "7"\n', says), "Adds")
+    for teacher in (make_teacher(name.removeprefix("isolated@")), make_teacher(name)):
+        assert (teacher.state_blind, teacher.privileged, list(teacher.policies)) == (True, True, ["skill-list"])
+        assert teacher.version.startswith("7")
 
 
 def test_names():

@@ -19,7 +19,6 @@ from dgym import results
 from dgym.cli import app
 from dgym.errors import UsageError
 from dgym.isolation.places import install_command, packages_of
-from dgym.sandbox import SandboxError, find_sandbox
 from dgym.specs import load_suite
 from dgym.submissions import record
 from dgym.submissions.bundle import MANIFEST, pack, unpack
@@ -60,12 +59,7 @@ class Adds:
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def sandboxed():
-    try:
-        find_sandbox()
-    except SandboxError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("sandboxed")
 
 
 def dgym(*words, code=0):
