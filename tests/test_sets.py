@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 
 from dgym import cli, registry
 from dgym.core import SPLITS
-from dgym.data.store import MANIFEST, folder_of
+from dgym.data.store import MANIFEST, damaged, folder_of, stored
 from dgym.domains import data_sets, make_domain
 from dgym.errors import UsageError
 from dgym.sets import available, check, samples, write_images
@@ -106,6 +107,17 @@ def test_a_check_sees_what_was_changed(cache: Path) -> None:
     assert "not those that were fetched" in dgym("check", "gsm8k", code=1)
     (found,) = json.loads(dgym("check", "gsm8k", "--json", code=1))
     assert found["faults"]
+
+
+def test_a_check_sees_rows_that_another_version_knew(cache: Path) -> None:
+    from_fixture()
+    found = stored(data_sets()["gsm8k"])
+    known = replace(found, source=found.data.source)
+    other = replace(known, data=replace(found.data, digest="1" * 32))
+    assert "those that another version of dgym knew; `dgym data pull gsm8k`" in damaged(other)
+    assert damaged(replace(known, data=replace(found.data, digest=found.digest))) == ""
+    # Rows that a person took from elsewhere are meant to be others.
+    assert damaged(replace(other, source="the folder rows")) == ""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -505,4 +505,8 @@ def damaged(found: Stored) -> str:
             total.update(one)
         digests[part.name] = total.hexdigest()
     now = hashlib.blake2b(json.dumps(digests, sort_keys=True).encode(), digest_size=16).hexdigest()
-    return "" if now == found.digest else f"its rows are not those that were fetched: {now}, not {found.digest}"
+    if now != found.digest:
+        return f"its rows are not those that were fetched: {now}, not {found.digest}"
+    if found.source == found.data.source and found.data.digest and now != found.data.digest:
+        return f"its rows are those that another version of dgym knew; `dgym data pull {found.data.name}` renews them"
+    return ""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import datetime
 import json
 import keyword
 import math
@@ -214,6 +215,15 @@ def _data(generator: str, seed: int) -> Any:
     return _library().create_dataset(generator, seed=seed, size=CHUNK)
 
 
+class _Day(datetime.date):
+    """A date whose today is always the same: time_intervals draws its problems around it."""
+
+    @classmethod
+    def today(cls) -> _Day:
+        """Returns the day on which the known rows were drawn."""
+        return cls(2026, 11, 25)
+
+
 @cache
 def _library() -> Any:
     """Imports the library; what runs an answer as code is replaced by what only reads it."""
@@ -221,6 +231,7 @@ def _library() -> Any:
     for name in ("algorithmic.binary_matrix", "algorithmic.spiral_matrix", "algorithmic.string_insertion"):
         vars(import_module(f"reasoning_gym.{name}"))["eval"] = ast.literal_eval
     vars(import_module("reasoning_gym.games.n_queens"))["eval"] = ast.literal_eval
+    vars(import_module("reasoning_gym.arithmetic.time_intervals"))["date"] = _Day
     parse = _only_arithmetic(sympy.parse_expr)
     vars(sympy)["parse_expr"] = parse
     for name in ("games.countdown", "games.puzzle24"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import importlib
 import json
 import os
 import subprocess
@@ -171,6 +173,13 @@ def test_what_takes_any_answer_is_not_sound():
     assert score_all([(one, other.answer)]) == [1.0]
     flips = [e for e in draw_all([("coin_flip", 1, 0, 20)])[0] if e.answer.startswith("0.")]
     assert score_all([(e, "0") for e in flips]) == [1.0] * len(flips)
+
+
+def test_what_is_drawn_does_not_depend_on_the_day():
+    """Else the known rows could be computed on the day they were pinned only."""
+    module._library()
+    drawing = importlib.import_module("reasoning_gym.arithmetic.time_intervals")
+    assert drawing.date.today() == datetime.date(2026, 11, 25)
 
 
 def test_no_number_is_every_number():
