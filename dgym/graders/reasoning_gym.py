@@ -27,8 +27,9 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any, Final
 
 from dgym.errors import DomainError
@@ -215,13 +216,17 @@ def _data(generator: str, seed: int) -> Any:
     return _library().create_dataset(generator, seed=seed, size=CHUNK)
 
 
-class _Day(datetime.date):
-    """A date whose today is always the same: time_intervals draws its problems around it."""
+_DAY: Final = datetime.datetime(2026, 11, 25)
+"""What time_intervals takes for today: its times of day are moments of that day, which its metadata name."""
+
+
+class _Date(datetime.date):
+    """A date whose today is always the same."""
 
     @classmethod
-    def today(cls) -> _Day:
+    def today(cls) -> _Date:
         """Returns the day on which the known rows were drawn."""
-        return cls(2026, 11, 25)
+        return cls(_DAY.year, _DAY.month, _DAY.day)
 
 
 @cache
@@ -231,7 +236,9 @@ def _library() -> Any:
     for name in ("algorithmic.binary_matrix", "algorithmic.spiral_matrix", "algorithmic.string_insertion"):
         vars(import_module(f"reasoning_gym.{name}"))["eval"] = ast.literal_eval
     vars(import_module("reasoning_gym.games.n_queens"))["eval"] = ast.literal_eval
-    vars(import_module("reasoning_gym.arithmetic.time_intervals"))["date"] = _Day
+    times = vars(import_module("reasoning_gym.arithmetic.time_intervals"))
+    times["date"] = _Date
+    times["parser"] = SimpleNamespace(parse=partial(times["parser"].parse, default=_DAY))  # else of the real today
     parse = _only_arithmetic(sympy.parse_expr)
     vars(sympy)["parse_expr"] = parse
     for name in ("games.countdown", "games.puzzle24"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import importlib
 import json
 import os
 import subprocess
@@ -175,11 +174,24 @@ def test_what_takes_any_answer_is_not_sound():
     assert score_all([(e, "0") for e in flips]) == [1.0] * len(flips)
 
 
-def test_what_is_drawn_does_not_depend_on_the_day():
+def test_what_is_drawn_does_not_depend_on_the_day(monkeypatch):
     """Else the known rows could be computed on the day they were pinned only."""
-    module._library()
-    drawing = importlib.import_module("reasoning_gym.arithmetic.time_intervals")
-    assert drawing.date.today() == datetime.date(2026, 11, 25)
+    known = module.serve({"draw": ["time_intervals", 809202710, 0, 40]})
+    assert sum("2026-11-25" in entry[6]["start_time"] for entry in known) > 10
+
+    class Later(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2031, 2, 3, tzinfo=tz)
+
+    class Day(datetime.date):
+        @classmethod
+        def today(cls):
+            return cls(2031, 2, 3)
+
+    monkeypatch.setattr(datetime, "datetime", Later)
+    monkeypatch.setattr(datetime, "date", Day)
+    assert module.serve({"draw": ["time_intervals", 809202710, 0, 40]}) == known
 
 
 def test_no_number_is_every_number():
