@@ -6,7 +6,7 @@ BIN := .venv/bin
 VLLM := .venv-vllm
 SMOLLM2 := $(VLLM)/smollm2
 
-.PHONY: bench test test-slow test-smollm2 vllm-teacher vllm-student bfcl-reference lint format figures figures-chat figures-students clean
+.PHONY: bench test test-slow test-smollm2 vllm-teacher vllm-student bfcl-reference chaos lint format figures figures-chat figures-students clean
 
 bench: .venv/installed          ## teach the students that ship and show the leaderboard
 	$(BIN)/dgym bench --suite quick
@@ -33,6 +33,9 @@ vllm-student: .venv/installed-test $(SMOLLM2)/config.json ## a real vLLM that an
 
 bfcl-reference: .venv/installed-test .venv-bfcl/installed ## the grader of BFCL against its authors' own
 	$(BIN)/python tests/graders/bfcl_reference.py --python .venv-bfcl/bin/python
+
+chaos: .venv/installed-test     ## kills processes of a run at random, and compares its results with those of a calm one
+	$(BIN)/python benchmarks/chaos.py
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -78,7 +78,8 @@ class Usage:
     def of(cls, stats: Sequence[HostStats], replaced: int = 0) -> Usage:
         """Sums up what the hosts did between the first and the last training of them all.
 
-        Of a host that came later, in place of one that died, the time before does not count.
+        Of a host that came later, in place of one that died, the time before does not count, and of one that was ended
+        early the time after.
         """
         starts = [s.first_training for s in stats if s.first_training is not None]
         ends = [s.last_training for s in stats if s.last_training is not None]
@@ -93,7 +94,7 @@ class Usage:
             return usage
         low, high = min(starts), max(ends)
         worked = sum(max(0.0, min(b, high) - max(a, low)) for s in stats for a, b in s.busy)
-        there = sum(max(0.0, high - max(low, s.started)) for s in stats)
+        there = sum(max(0.0, min(high, s.ended or high) - max(low, s.started)) for s in stats)
         return replace(usage, busy=worked / there, seconds=high - low)
 
     @classmethod

@@ -21,7 +21,7 @@ from dgym.cli_report import register as register_report
 from dgym.cli_results import register as register_results
 from dgym.cli_submit import register as register_submit
 from dgym.cli_watch import register as register_watch
-from dgym.errors import DgymError, UsageError, one_line, unknown_name
+from dgym.errors import DgymError, UsageError, one_line, refuse_url, unknown_name
 from dgym.registry import ISOLATED
 
 if TYPE_CHECKING:
@@ -143,7 +143,10 @@ ReplayOption = Annotated[
         help="Recorded answers of language models: use them (on), use nothing else (strict), or ask anew (off)."
     ),
 ]
-RecordOption = Annotated[Path | None, typer.Option(help="Folder of recorded answers; in the cache folder by default.")]
+RecordOption = Annotated[
+    Path | None,
+    typer.Option(help="Folder of recorded answers; in the cache folder by default.", callback=refuse_url),
+]
 MaxCostOption = Annotated[float | None, typer.Option(help="Most US dollars to spend on language models.", min=0)]
 MaxTokensOption = Annotated[
     int | None, typer.Option("--max-teacher-tokens", help="Most tokens, read and written, to spend on them.", min=0)
@@ -177,8 +180,16 @@ def bench(
     seeds: Annotated[str | None, typer.Option(help="Other seeds than the suite's, such as 1-5 or 1,4.")] = None,
     backend: Annotated[BackendName, typer.Option(help="Where episodes run.")] = BackendName.ray,
     address: Annotated[str | None, typer.Option(help="Join a running Ray cluster ('auto' finds it).")] = None,
-    hosts: Annotated[int | None, typer.Option(help="Student hosts on Ray; as many as fit by default.", min=1)] = None,
-    workers: Annotated[int, typer.Option(help="Teacher workers on Ray.", min=1)] = 2,
+    hosts: Annotated[
+        int | None,
+        typer.Option(help="Student hosts on Ray; by default as many as fit and the queue needs, by now.", min=1),
+    ] = None,
+    max_hosts: Annotated[
+        int | None, typer.Option(help="Most student hosts on a cluster, to leave room for others.", min=1)
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Teacher workers on Ray; as many as hosts, from 2 to 32, by default.", min=1)
+    ] = None,
     per_host: Annotated[
         int | None,
         typer.Option(
@@ -215,6 +226,8 @@ def bench(
     _choose_sandbox(unsafe)
     if track and backend is BackendName.local:
         raise UsageError("--track goes through Ray Tune: leave --backend local out.")
+    if hosts is not None and max_hosts is not None:
+        raise UsageError("--hosts sets the number of hosts, --max-hosts limits it where the run chooses: give one.")
     spec = extended(load_suite(suite), teacher or (), seeds, grant or ())
     console = _console(stderr=as_json)
     with contextlib.ExitStack() as stack:
@@ -243,6 +256,7 @@ def bench(
                 backend,
                 address=address,
                 hosts=hosts,
+                max_hosts=max_hosts,
                 workers=workers,
                 per_host=per_host,
                 gpus_per_host=gpus_per_host,
@@ -269,7 +283,8 @@ def run(
     recipe: RecipeOption = None,
     changes: RecipeSetOption = None,
     file: Annotated[
-        Path | None, typer.Option("--spec", help="An episode spec as TOML, instead of all options but --out.")
+        Path | None,
+        typer.Option("--spec", help="An episode spec as TOML, instead of all options but --out.", callback=refuse_url),
     ] = None,
     param: Annotated[
         list[str] | None, typer.Option("--param", help="Parameter of the teacher, as NAME=VALUE (repeatable).")
@@ -331,11 +346,11 @@ def run(
 
 @app.command()
 def evaluate(
-    out: Annotated[Path, typer.Option(help="File of attempts to write, JSON lines.")],
+    out: Annotated[str, typer.Option(help="File of attempts to write, JSON lines, or its URL.")],
     domain: DomainOption = "math",
     student: StudentOption = "micro-math:a",
     split: Annotated[SplitName, typer.Option(help="Which problems.")] = SplitName.feedback,
-    trained: Annotated[Path | None, typer.Option(help="Folder of a trained student.")] = None,
+    trained: Annotated[Path | None, typer.Option(help="Folder of a trained student.", callback=refuse_url)] = None,
     share: ShareOption = 1.0,
     problems: ProblemsOption = None,
     recipe: RecipeOption = None,
@@ -371,8 +386,10 @@ def evaluate(
 
 @app.command()
 def generate(
-    attempts: Annotated[Path, typer.Option(help="Attempts on the feedback split, from `dgym evaluate`.")],
-    out: Annotated[Path, typer.Option(help="File of examples to write, JSON lines.")],
+    attempts: Annotated[
+        str, typer.Option(help="Attempts on the feedback split, from `dgym evaluate`: a file, or its URL.")
+    ],
+    out: Annotated[str, typer.Option(help="File of examples to write, JSON lines, or its URL.")],
     teacher: TeacherOption = "weakness",
     environment: EnvironmentOption = "open-ended",
     domain: DomainOption = "math",
@@ -406,8 +423,8 @@ def generate(
 
 @app.command()
 def train(
-    examples: Annotated[Path, typer.Option(help="Examples, from `dgym generate`.")],
-    out: Annotated[Path, typer.Option(help="Folder for the trained student.")],
+    examples: Annotated[str, typer.Option(help="Examples, from `dgym generate`: a file, or its URL.")],
+    out: Annotated[Path, typer.Option(help="Folder for the trained student.", callback=refuse_url)],
     student: StudentOption = "micro-math:a",
     domain: DomainOption = "math",
     seed: SeedOption = 1,
@@ -499,7 +516,7 @@ def pull_model(
 @app.command()
 def show(
     episode: Annotated[str, typer.Argument(help="Beginning of a digest, or words: 'weakness skill-list math 1'.")],
-    run_folder: Annotated[Path, typer.Option("--run", help="Results folder of the run.")] = Path("runs/quick"),
+    run_folder: Annotated[str, typer.Option("--run", help="Results folder of the run, or its URL.")] = "runs/quick",
     iteration: Annotated[int | None, typer.Option(help="Only this iteration.", min=0)] = None,
     samples: Annotated[int, typer.Option(help="Examples shown of each iteration.", min=0)] = 3,
     as_json: JsonOption = False,
@@ -645,7 +662,10 @@ def list_data(as_json: JsonOption = False) -> None:
 def pull_data(
     names: Annotated[list[str], typer.Argument(help="Data sets, as `dgym data ls` names them.")],
     mirror: Annotated[str, typer.Option(help="Another place on the hub: org/name or org/name@revision.")] = "",
-    place: Annotated[Path | None, typer.Option("--from", help="A folder with the files, instead of the hub.")] = None,
+    place: Annotated[
+        Path | None,
+        typer.Option("--from", help="A folder with the files, instead of the hub.", callback=refuse_url),
+    ] = None,
     revision: Annotated[str, typer.Option(help="Another commit on the hub than the known one.")] = "",
     as_json: JsonOption = False,
 ) -> None:
@@ -705,7 +725,9 @@ def show_data(
     split: Annotated[AnySplitName, typer.Option(help="Of which split.")] = AnySplitName.feedback,
     count: Annotated[int, typer.Option("--count", "-n", help="How many problems.", min=1)] = 3,
     skill: Annotated[str, typer.Option(help="Only problems of this gold skill.")] = "",
-    images: Annotated[Path | None, typer.Option(help="Folder to which their images are written.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder to which their images are written.", callback=refuse_url)
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print some problems as a student is asked them, with a right answer."""

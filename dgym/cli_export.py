@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Results folder of a run.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Results folder of a run, or its URL.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -26,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def dataset(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="New folder for the data set.")],
+    out: Annotated[str, typer.Option(help="New folder for the data set, or its URL.")],
     teacher: Annotated[
         list[str] | None, typer.Option("--teacher", "-t", help="Only this teacher's data (repeatable).")
     ] = None,
@@ -45,19 +44,23 @@ def dataset(
     """Write the kept examples as a Hugging Face data set with a card."""
     from dgym.exports.datasets import Choice, export
     from dgym.results import open as open_run
+    from dgym.results.place import Place
 
     choice = Choice(tuple(teacher or ()), tuple(domain or ()), tuple(environment or ()), tuple(episode or ()))
     done = export(open_run(run), out, choice, licence=licence)
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "rows": done.rows, "episodes": done.episodes, "files": done.files}))
+        typer.echo(json.dumps(vars(done)))
         return
     typer.echo(f"{done.rows:,} examples of {done.episodes} episodes are in {out}; its card is README.md.")
-    typer.echo(f'Read them with: datasets.load_dataset("{out}", split="train")')
+    # `load_dataset` takes what is no folder of this machine for a data set of the hub.
+    place = Place.of(out)
+    what = f'"{place.path}"' if place.local else f'"parquet", data_files="{place.shown("data", "train-*.parquet")}"'
+    typer.echo(f'Read them with: datasets.load_dataset({what}, split="train")')
 
 
 def every_eval_ever(
     run: RunArgument,
-    out: Annotated[Path, typer.Option(help="Folder; files of the same run are replaced.")],
+    out: Annotated[str, typer.Option(help="Folder or URL; files of the same run are replaced.")],
     organization: Annotated[str, typer.Option(help="Who ran the evaluation.")] = "unknown",
     samples: Annotated[
         bool, typer.Option("--samples", help="Also write every answer of the students on the test split.")
@@ -70,7 +73,7 @@ def every_eval_ever(
 
     done = export(open_run(run), out, organization=organization, samples=samples)
     if as_json:
-        typer.echo(json.dumps({"folder": str(out), "records": done.records, "samples": done.samples}))
+        typer.echo(json.dumps(vars(done)))
         return
     lines = f" and {done.samples:,} answers" if samples else ""
     typer.echo(f"{len(done.records)} records{lines} are in {out}, in version {SCHEMA_VERSION} of the schema.")

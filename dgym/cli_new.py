@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from dgym.errors import refuse_url
+
 
 def register(app: typer.Typer) -> None:
     """Adds the command group `new` to an app."""
@@ -28,7 +30,9 @@ def register(app: typer.Typer) -> None:
 
 def teacher(
     name: Annotated[str, typer.Argument(help="Of the package, and of the teacher that it registers.")],
-    out: Annotated[Path | None, typer.Option(help="New folder; one of that name by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="New folder; one of that name by default.", callback=refuse_url)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Write a package with a small teacher that works, its tests, and what a submission declares."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,11 @@ def register(app: typer.Typer) -> None:
 def report(
     run: Annotated[str, typer.Argument(metavar="RUN", help="Results folder of a run, or its URL.")],
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file to write; report.html in the run's folder by default.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="The file to write, or its URL; by default report.html in the run's folder, or here if that is a URL.",
+        ),
     ] = None,
 ) -> None:
     """Write a run's report: one HTML file that opens offline."""
@@ -24,10 +27,12 @@ def report(
 
     from dgym.report import write
     from dgym.results import open as open_run
+    from dgym.results.place import Place
 
     opened = open_run(run)
+    place = Place.of(run)
     # A run elsewhere is only read.
-    place = out or (Path(run) / "report.html" if "://" not in run else Path("report.html"))
-    command = ["dgym", "report", run, *(["--out", str(out)] if out is not None else [])]
-    written = write(opened, place, command=shlex.join(command))
-    typer.echo(f"{written} ({written.stat().st_size / 1e6:.1f} MB)")
+    file = out or (place.shown("report.html") if place.local else "report.html")
+    command = ["dgym", "report", run, *(["--out", out] if out is not None else [])]
+    written = write(opened, file, command=shlex.join(command))
+    typer.echo(f"{written} ({Place.of(written).size() / 1e6:.1f} MB)")

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from dgym.errors import refuse_url
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -20,9 +22,14 @@ def register(app: typer.Typer) -> None:
 
 
 def submit(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="The teacher's folder, with its pyproject.toml.")],
-    run: Annotated[str, typer.Option(help="Results of `dgym bench` with the teacher isolated@FOLDER.")],
-    out: Annotated[Path, typer.Option(help="Folder for the bundle.")] = Path("submissions"),
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="The teacher's folder, with its pyproject.toml.", callback=refuse_url),
+    ],
+    run: Annotated[
+        str, typer.Option(help="Results of `dgym bench` with the teacher isolated@FOLDER: a folder, or a URL.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the bundle.", callback=refuse_url)] = Path("submissions"),
     as_json: JsonOption = False,
 ) -> None:
     """Check a teacher and its results, pack both into a bundle, and say how to submit it."""
@@ -59,11 +66,12 @@ def submit(
 
 
 def verify(
-    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `dgym submit` wrote.")],
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `dgym submit` wrote.", callback=refuse_url)],
     episodes: Annotated[int, typer.Option(help="How many episodes are run again; 0 for all.", min=0)] = 3,
     seed: Annotated[int | None, typer.Option(help="Draws them; by chance by default.")] = None,
     record: Annotated[
-        Path | None, typer.Option(help="Folder of the official record, to which the verdict is added.")
+        Path | None,
+        typer.Option(help="Folder of the official record, to which the verdict is added.", callback=refuse_url),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -51,7 +51,7 @@ from dgym.core import (
     Written,
     derive_seed,
 )
-from dgym.errors import DgymError, TeacherError, UsageError, one_line
+from dgym.errors import DgymError, InfrastructureError, TeacherError, UsageError, one_line
 from dgym.gate import HIDDEN_REASONS, Gate, told
 from dgym.overlap import OverlapIndex
 
@@ -567,7 +567,8 @@ def _collect(loop: ClosedLoop, items: Sequence[PlanItem], written: Sequence[Writ
     """Joins the engine's output in order.
 
     An item that failed costs its examples. All that failed cost the episode, and so does a single one if no other
-    could have gone better. Where the spending was stopped, the episode goes on with what there is.
+    could have gone better, or if it was not the teacher's fault: fewer examples would be held against the teacher.
+    Where the spending was stopped, the episode goes on with what there is.
     """
     out: list[object] = []
     for index, part in enumerate(written):
@@ -577,7 +578,7 @@ def _collect(loop: ClosedLoop, items: Sequence[PlanItem], written: Sequence[Writ
     stopped = [error for error in errors if isinstance(error, SpendingStoppedError)]
     if stopped:
         loop.stop(str(stopped[0]))
-    hopeless = [error for error in errors if isinstance(error, UsageError)]
+    hopeless = [error for error in errors if isinstance(error, UsageError | InfrastructureError)]
     if hopeless or (errors and len(errors) == len(items) and not stopped):
         raise (hopeless or errors)[0]
     return out

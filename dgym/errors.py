@@ -9,7 +9,9 @@ one line, without a traceback.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -81,3 +83,18 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     return UsageError(f"There is no {kind} named {name!r}. {hint}Known: {', '.join(names) or 'none'}.")
+
+
+def refuse_url(path: Path | None) -> Path | None:
+    """Returns a path as it is: what a command line checks its paths of this machine with.
+
+    Raises:
+        UsageError: If it was a URL: as a path, `s3://bucket/a` would be a folder called `s3:`.
+    """
+    url = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):/(.*)", str(path or ""))
+    if url:
+        raise UsageError(
+            f"'{url[1]}://{url[2]}' is a URL, and here a path of this machine is needed: name one, and copy what is "
+            "there with a tool of that store."
+        )
+    return path

@@ -35,8 +35,11 @@ FILE: Final = "status.json"
 EVERY: Final = 5.0
 """Seconds between two beats."""
 
-_NO_EPISODE: Final = "no episode left to start"
+NO_EPISODE: Final = "no episode left to start"
+"""Why a host or a GPU is idle at the end of a run."""
+
 _STARTING: Final = "starting"
+_UNPLACED: Final = "waiting for a machine with room"
 _WAITING: Final = "waiting for teachers"
 
 
@@ -136,17 +139,18 @@ def read(folder: str | PathLike[str]) -> Beat | None:
         return None
 
 
-def at_work(hosts: Sequence[HostNow | None], waiting: int) -> Hosts:
+def at_work(hosts: Sequence[HostNow | None], waiting: int, unplaced: int = 0) -> Hosts:
     """Counts busy and idle hosts, and says why those that are idle are.
 
     Args:
         hosts: What each says of itself; `None` for one that has not begun to answer.
         waiting: Episodes that no host has been asked for yet.
+        unplaced: How many of those that have not begun to answer wait for a machine.
     """
     idle: Counter[str] = Counter()
     for host in hosts:
         if host is None:
-            idle[_STARTING] += 1
+            idle[_UNPLACED if idle[_UNPLACED] < unplaced else _STARTING] += 1
         elif host.working:
             continue
         elif host.opening:
@@ -154,8 +158,8 @@ def at_work(hosts: Sequence[HostNow | None], waiting: int) -> Hosts:
         elif host.tenants:
             idle[_WAITING] += 1
         else:
-            idle[_STARTING if waiting else _NO_EPISODE] += 1
-    return Hosts(len(hosts), len(hosts) - idle.total(), dict(idle))
+            idle[_STARTING if waiting else NO_EPISODE] += 1
+    return Hosts(len(hosts), len(hosts) - idle.total(), dict(+idle))
 
 
 def work_done(work: Mapping[str, float], ended: Sequence[str], running: Mapping[str, tuple[int, int]]) -> float:

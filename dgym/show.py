@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import pyarrow.compute as pc
@@ -64,7 +64,7 @@ class Story:
     iterations: Sequence[Iteration]
 
 
-def find_episode(folder: Path, name: str) -> tuple[Run, Row]:
+def find_episode(folder: str | PathLike[str], name: str) -> tuple[Run, Row]:
     """Finds an episode in a run by the beginning of its digest, or by words of its label.
 
     Raises:
@@ -84,8 +84,8 @@ def find_episode(folder: Path, name: str) -> tuple[Run, Row]:
     raise UsageError(f"No episode of {str(folder)!r} fits {name!r}. There are {len(rows)}, such as: {listed}.")
 
 
-def tell(folder: Path, name: str) -> Story:
-    """Puts an episode together from a run's tables.
+def tell(folder: str | PathLike[str], name: str) -> Story:
+    """Puts an episode together from a run's tables, in a folder or at a URL.
 
     Raises:
         UsageError: If there is no such episode, or if its domain is not registered any more.

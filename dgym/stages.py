@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +29,8 @@ from dgym.core import (
 )
 from dgym.domains import make_domain
 from dgym.episode import LocalPool, evaluate, teach, used
-from dgym.errors import StudentError, UsageError
+from dgym.errors import StudentError, UsageError, one_line
+from dgym.results.place import read_file, write_file
 from dgym.specs import EpisodeSpec, identify
 from dgym.students.host import StudentHost, local_student
 
@@ -114,22 +116,18 @@ class _Recorded:
         """Nothing to give back."""
 
 
-def write_lines(path: Path, records: Iterable[Any]) -> int:
-    """Writes records as JSON lines; returns how many.
+def write_lines(file: str | PathLike[str], records: Iterable[Any]) -> int:
+    """Writes records as JSON lines to a path or URL; returns how many.
 
     Raises:
         UsageError: If the file cannot be written.
     """
     lines = [json.dumps(to_json(r), ensure_ascii=False) for r in records]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}.") from error
+    write_file(file, "".join(f"{line}\n" for line in lines))
     return len(lines)
 
 
-def read_lines(path: Path, kind: type[T]) -> list[T]:
+def read_lines(file: str | PathLike[str], kind: type[T]) -> list[T]:
     """Reads what `write_lines` wrote.
 
     Raises:
@@ -138,9 +136,9 @@ def read_lines(path: Path, kind: type[T]) -> list[T]:
     from pydantic import ValidationError
 
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from error
+        lines = read_file(file).decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file} cannot be read: {one_line(error)}.") from error
     out = []
     for number, line in enumerate(lines, 1):  # not `splitlines`, which also splits at characters that texts hold
         if not line:
@@ -149,5 +147,5 @@ def read_lines(path: Path, kind: type[T]) -> list[T]:
             out.append(from_json(kind, json.loads(line)))
         except (ValueError, ValidationError) as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"{path}, line {number}: not a record of type {kind.__name__}: {reason}.") from error
+            raise UsageError(f"{file}, line {number}: not a record of type {kind.__name__}: {reason}.") from error
     return out

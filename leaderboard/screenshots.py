@@ -32,9 +32,8 @@ def main() -> None:
     if program is None:
         raise SystemExit("There is no Chromium on this machine, such as Debian's package chromium.")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        page = write(
-            open_run(HERE / "standard"), Path(folder) / "report.html", command="dgym report leaderboard/standard"
-        )
+        page = Path(folder) / "report.html"
+        write(open_run(HERE / "standard"), page, command="dgym report leaderboard/standard")
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         desk = _open(browser, page, DESK, "light")
         _save(_shot(desk), OUT / "report.png")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from dgym import results
 
-MAY_DIFFER = ("retries", "cache_hit")
+MAY_DIFFER = ("retries", "cache_hit", "deaths")
 TABLES = ("episodes", "steps", "attempts", "examples", "calls")
 
 

@@ -318,6 +318,7 @@ def test_why_hosts_are_idle():
     hosts = [None, HostNow(tenants=2, working=1), HostNow(tenants=2), HostNow(tenants=1, opening=1), HostNow()]
     assert at_work(hosts, 0) == Hosts(5, 1, {"starting": 2, "waiting for teachers": 1, "no episode left to start": 1})
     assert at_work(hosts[-1:], 3) == Hosts(1, 0, {"starting": 1})
+    assert at_work([None, None], 3, 1) == Hosts(2, 0, {"waiting for a machine with room": 1, "starting": 1})
 
 
 def test_the_share_of_work_counts_iterations_by_what_they_train_on():

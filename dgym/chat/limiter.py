@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
 
@@ -90,6 +91,7 @@ class Limiter:
         requests_per_minute: Limit of the endpoint's, if it has one.
         tokens_per_minute: Limit of the endpoint's, on tokens as `acquire` is told them.
         lease: Seconds after which a permit is taken back.
+        first: First of the numbers of permits and places; above those of a limiter whose place it takes.
     """
 
     def __init__(
@@ -98,12 +100,13 @@ class Limiter:
         requests_per_minute: int | None = None,
         tokens_per_minute: int | None = None,
         lease: float = LEASE,
+        first: int = 0,
     ) -> None:
         self._limit, self._ceiling, self._lease = max(1.0, start), LARGEST, lease
         self._buckets = [_Bucket(rate) for rate in (requests_per_minute, tokens_per_minute)]
         self._waiting: list[_Waiter] = []
         self._flying: dict[int, float] = {}
-        self._numbers, self._tickets = itertools.count(), itertools.count()
+        self._numbers, self._tickets = itertools.count(first), itertools.count(first)
         self._closed_until = self._calm_until = float("-inf")
         self._shrunk = -1  # the number that the next permit had at the last decrease
         self._granted = self._refused = 0
@@ -165,6 +168,13 @@ class Limiter:
         if retry_after is not None:
             self._closed_until = max(self._closed_until, now + max(0.0, retry_after))
         self._let_through()
+
+    async def renew(self, permits: Collection[int]) -> None:
+        """Lets permits last as long again as when they were given; those that were taken back stay so."""
+        now = _now()
+        for permit in permits:
+            if permit in self._flying:
+                self._flying[permit] = now
 
     def _let_through(self) -> None:
         if self._timer is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from dgym.chat.errors import SpendingStoppedError
-from dgym.chat.limiter import Limiter, Limits
+from dgym.chat.limiter import LEASE, Limiter, Limits
 from dgym.chat.servers import LocalServers
 from dgym.core import Message
 
@@ -110,15 +110,21 @@ class Limiters(Protocol):
 
 
 class LocalLimiters:
-    """Limiters within this process."""
+    """Limiters within this process.
 
-    def __init__(self) -> None:
+    Args:
+        first: See `Limiter`.
+        lease: See `Limiter`.
+    """
+
+    def __init__(self, first: int = 0, lease: float = LEASE) -> None:
         self.made: dict[str, Limiter] = {}
+        self._first, self._lease = first, lease
 
     def of(self, key: str, rates: Rates) -> Limiter:
         """See `Limiters.of`."""
         if key not in self.made:
-            self.made[key] = Limiter(rates.start, rates.requests_per_minute, rates.tokens_per_minute)
+            self.made[key] = Limiter(rates.start, rates.requests_per_minute, rates.tokens_per_minute, first=self._first)
         return self.made[key]
 
 

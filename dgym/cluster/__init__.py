@@ -13,9 +13,10 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from dgym.bench import Job, Report, Usage
@@ -23,6 +24,13 @@ from dgym.errors import InfrastructureError, UsageError, one_line
 from dgym.heartbeat import Hosts
 from dgym.students.machine import cores
 from dgym.students.sizing import Need, Plan, Wishes, plan, without_gpus
+
+if TYPE_CHECKING:
+    from dgym.cluster.pool import Workers
+
+MOST_WORKERS = 32
+"""Most teacher workers where nobody says how many: each works for as many episodes as four hosts hold that wait for a
+language model."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,13 @@ class Shared:
     Attributes:
         manager: Leases student hosts.
         workers: Write examples.
+        alone: Starts a worker for one call.
         desk: Limits language-model calls and counts what they cost.
     """
 
     manager: Any
     workers: Sequence[Any]
+    alone: Workers
     desk: Any
 
 
@@ -48,8 +58,9 @@ class RayBackend:
         address: Address of a running cluster (`"auto"` finds the local one); `None` starts one that ends with
             the run.
         hosts: Student hosts; by default what follows from the machines (see `dgym.students.sizing`), as all of the
-            following does.
-        workers: Teacher workers.
+            following does. On a cluster their number follows the queue and the machines that come and go, too.
+        max_hosts: Most student hosts, where `hosts` leaves their number to the run.
+        workers: Teacher workers; as many as hosts, from two to `MOST_WORKERS`, by default.
         per_host: Episodes at a time per host.
         gpus_per_host: GPUs of a host: a part of one, or whole ones.
         verbose: Whether Ray's own messages are shown.
@@ -58,7 +69,8 @@ class RayBackend:
 
     address: str | None = None
     hosts: int | None = None
-    workers: int = 2
+    max_hosts: int | None = None
+    workers: int | None = None
     per_host: int | None = None
     gpus_per_host: float | None = None
     verbose: bool = False
@@ -93,7 +105,7 @@ class RayBackend:
         from dgym.cluster.chat import PASSED, serves, start_desk, stop_servers
         from dgym.cluster.nodes import check_nodes, check_place
         from dgym.cluster.planning import parts
-        from dgym.cluster.pool import start_workers
+        from dgym.cluster.pool import Workers
         from dgym.cluster.watching import Metrics
 
         check_place(job.folder)
@@ -117,13 +129,19 @@ class RayBackend:
             if self.address is not None:
                 check_nodes(job.folder)
             serving = serves(job)
-            todo = [(part, self._plan(need, threads, serving)) for part, need, threads in parts(job)]
+            todo = parts(job)
+            # What does not fit is said before anything is run.
+            hosts = max((self._plan(need, threads, serving).hosts for _, need, threads in todo), default=1)
             name = f"dgym-desk-{uuid4().hex}"
             desk = start_desk(job.chat, name)
-            workers = start_workers(self.workers, job.chat, name)
+            alone = Workers(job.chat, name)
+            workers = alone.shared(self.workers or min(max(2, hosts), MOST_WORKERS))
             self._watched["metrics"] = Metrics(job)
             report = self._watched["metrics"].counted(report)
-            return Usage.total([self._part(part, plan, report, workers, (name, desk)) for part, plan in todo])
+            shared = Shared(None, workers, alone, desk)
+            return Usage.total(
+                [self._part(part, need, threads, serving, report, shared) for part, need, threads in todo]
+            )
         finally:
             if desk is not None:
                 stop_servers(desk)
@@ -142,26 +160,42 @@ class RayBackend:
         if hosts is None and ray.cluster_resources().get(HOST_RESOURCE):
             hosts = int(ray.cluster_resources()[HOST_RESOURCE])  # as the cluster says itself
         wishes = Wishes(hosts, threads, self.per_host, self.gpus_per_host)
-        return plan(there, need, wishes, grows=self.address is not None)
+        found = plan(there, need, wishes, grows=self.address is not None)
+        return replace(found, hosts=min(found.hosts, self.max_hosts or found.hosts))
 
-    def _part(self, job: Job, plan: Plan, report: Report, workers: Sequence[Any], desk: tuple[str, Any]) -> Usage:
+    def _part(self, job: Job, need: Need, threads: int, serving: bool, report: Report, shared: Shared) -> Usage:
         import ray
 
         from dgym.cluster.hosts import end_hosts, host_stats, start_manager
+        from dgym.cluster.nodes import versions
         from dgym.cluster.watching import Observer
 
+        plan = self._plan(need, threads, serving)
         hosts = min(len(job.episodes), plan.hosts)
-        manager = start_manager(hosts, plan.tenants, plan.gpus, job.chat, desk[0])
+        driver = None if self.address is None else versions()
+        manager = start_manager(hosts, plan.tenants, plan.gpus, job.chat, shared.alone.desk, driver)
         ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
         unheld = _unheld(hosts, len(job.episodes), plan)
         observer = Observer(manager, job, self._watched["metrics"], plan.gpus, unheld)
         self._watched["observer"] = observer
+        most = partial(self._most, need, threads, serving)
         try:
-            self._tune(job, report, Shared(manager, workers, desk[1]), hosts * plan.tenants)
+            self._tune(job, report, replace(shared, manager=manager), hosts, plan.tenants, most)
             return Usage.of(*host_stats(manager))
         finally:
             observer.close()
             end_hosts(manager)
+
+    def _most(self, need: Need, threads: int, serving: bool) -> int:
+        """Returns how many hosts there may be on the machines of now, or, of GPUs, on those that the cluster can have.
+
+        Ray itself knows whether there is a GPU for a host, and makes one that waits for it a reason for more machines;
+        of hosts on the CPU it would place any number on the machines that there are.
+        """
+        if self.hosts is not None:
+            return self.hosts
+        fitting = sys.maxsize if need.accelerator else self._plan(need, threads, serving).hosts
+        return min(fitting, self.max_hosts or sys.maxsize)
 
     def _share(self, at_a_time: int) -> float:
         """Returns how many CPUs a trial asks for; students compute in hosts, which take none.
@@ -176,10 +210,21 @@ class RayBackend:
         processors = float(ray.cluster_resources().get("CPU", 1))
         return max(0.01, math.floor(10_000 * processors / at_a_time) / 10_000)
 
-    def _tune(self, job: Job, report: Report, shared: Shared, at_a_time: int) -> None:
+    def _tune(
+        self, job: Job, report: Report, shared: Shared, hosts: int, tenants: int, most: Callable[[], int]
+    ) -> None:
         from ray import tune
+        from ray.tune.search import BasicVariantGenerator
 
-        from dgym.cluster.trial import EpisodeTrial, Watcher
+        from dgym.cluster.nodes import check_nodes
+        from dgym.cluster.queue import Queue
+        from dgym.cluster.trial import RESTARTS, EpisodeTrial, Watcher
+
+        search = BasicVariantGenerator(max_concurrent=hosts * tenants)
+        queue = None
+        if self.address is not None:
+            set_to = partial(setattr, search, "max_concurrent")
+            queue = Queue(shared.manager, tenants, set_to, most, lambda new: check_nodes(job.folder, only=new))
 
         space: dict[str, Any] = {"index": tune.grid_search(list(range(len(job.episodes))))}
         trackers: list[tune.Callback] = []
@@ -193,11 +238,11 @@ class RayBackend:
             tuner = tune.Tuner(
                 tune.with_resources(
                     tune.with_parameters(EpisodeTrial, job=job, shared=shared),
-                    {"cpu": self._share(at_a_time)},
+                    {"cpu": self._share(hosts * tenants)},
                 ),
                 param_space=space,
                 tune_config=tune.TuneConfig(
-                    max_concurrent_trials=at_a_time,
+                    search_alg=search,
                     reuse_actors=True,
                     trial_name_creator=names,
                     trial_dirname_creator=names,
@@ -206,8 +251,8 @@ class RayBackend:
                     name="episodes",
                     storage_path=scratch,
                     verbose=0,
-                    callbacks=[Watcher(job, report, shared.manager), *trackers],
-                    failure_config=tune.FailureConfig(max_failures=1),
+                    callbacks=[Watcher(job, report, shared.manager, queue), *trackers],
+                    failure_config=tune.FailureConfig(max_failures=RESTARTS),
                     # Tune keeps checkpoints where every machine can read them; scratch is a folder of this one.
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 ),
@@ -215,6 +260,8 @@ class RayBackend:
             try:
                 tuner.fit()
             except tune.TuneError as error:
+                if queue is not None and queue.error is not None:
+                    raise queue.error from error
                 raise InfrastructureError(f"Ray Tune stopped: {one_line(error)}") from error
 
 
@@ -224,7 +271,7 @@ def _unheld(hosts: int, episodes: int, plan: Plan) -> str:
         return "the students compute on the CPU"
     if hosts == episodes < plan.hosts:
         return "there are fewer episodes than hosts would fit"
-    return "left free by --hosts or --gpus-per-host, or for the teachers' model server"
+    return "left free by --hosts, --max-hosts or --gpus-per-host, or for the teachers' model server"
 
 
 def _must_answer(address: str | None) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import time
+from collections.abc import Collection
 from typing import Any, Final
+from uuid import uuid4
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dgym.bench import Job
 from dgym.chat.errors import ChatSetupError
@@ -19,6 +24,12 @@ from dgym.teachers import make_teacher
 
 PASSED: Final = ("DGYM_VLLM", "DGYM_VLLM_ARGS", "DGYM_VLLM_URL")
 """Variables of the environment that the processes of a running cluster need to have too."""
+
+LEASE: Final = 30.0
+"""Seconds after which a permit that is not renewed is taken back: the process that had it died."""
+
+RENEWING: Final = 5.0
+"""Seconds between two renewals of the permits that a process has."""
 
 
 class ServerDesk:
@@ -51,10 +62,13 @@ class ChatDesk:
     Args:
         settings: The limits on the spending.
         threads: See `ServerDesk`.
+        lease: Seconds after which a permit that is not renewed is taken back.
     """
 
-    def __init__(self, settings: Settings, threads: str | None = None) -> None:
-        self._limiters, self._purse = LocalLimiters(), LocalPurse(settings)
+    def __init__(self, settings: Settings, threads: str | None = None, lease: float = LEASE) -> None:
+        # One that was started again must not take what its predecessor gave for its own.
+        self._limiters, self._settings = LocalLimiters(time.time_ns(), lease), settings
+        self._spent: dict[str, tuple[int, float]] = {}
         self._threads = threads
         self._servers: Any = None
 
@@ -70,13 +84,24 @@ class ChatDesk:
         """See `dgym.chat.limiter.Limiter.release`."""
         await self._limiter(key, rates).release(permit, outcome, retry_after)
 
-    async def check(self) -> str:
-        """See `dgym.chat.session.Purse.check`."""
-        return await self._purse.check()
+    async def renew(self, key: str, permits: Collection[int]) -> None:
+        """See `dgym.chat.limiter.Limiter.renew`."""
+        if key in self._limiters.made:
+            await self._limiters.made[key].renew(permits)
 
-    async def spend(self, tokens: int, cost: float) -> None:
-        """See `dgym.chat.session.Purse.spend`."""
-        await self._purse.spend(tokens, cost)
+    async def check(self, who: str, tokens: int, cost: float) -> str:
+        """Returns why nothing more may be spent.
+
+        Args:
+            who: The process that asks.
+            tokens: All that it has spent so far: a desk that was started again learns it from those that go on.
+            cost: The same in US dollars.
+        """
+        self._spent[who] = tokens, cost
+        purse = LocalPurse(self._settings)
+        for part in self._spent.values():
+            await purse.spend(*part)
+        return await purse.check()
 
     async def servers(self) -> Any:
         """Returns the handle of the `ServerDesk`, which is started when first asked for: few runs need it.
@@ -93,6 +118,10 @@ class ChatDesk:
         if self._servers is not None:
             await self._servers.stop.remote()
 
+    async def process(self) -> int:
+        """Returns its process's id."""
+        return os.getpid()
+
     async def stats(self) -> dict[str, LimiterStats]:
         """Returns what the limiters have seen, by endpoint and model."""
         return {key: limiter.stats for key, limiter in self._limiters.made.items()}
@@ -102,10 +131,12 @@ class ChatDesk:
 
 
 class _RemoteLimits:
-    """One limiter of the desk, as a client asks it; see `dgym.chat.limiter.Limits`."""
+    """One limiter of the desk, as a client asks it; see `dgym.chat.limiter.Limits`. Renews what this process has."""
 
-    def __init__(self, desk: Any, key: str, rates: Rates) -> None:
-        self._desk, self._key, self._rates = desk, key, rates
+    def __init__(self, desk: Any, key: str, rates: Rates, renewing: float = RENEWING) -> None:
+        self._desk, self._key, self._rates, self._renewing = desk, key, rates, renewing
+        self._held: set[int] = set()
+        self._task: asyncio.Task[None] | None = None
 
     async def ticket(self) -> int:
         number: int = await self._desk.ticket.remote(self._key, self._rates)
@@ -113,30 +144,46 @@ class _RemoteLimits:
 
     async def acquire(self, ticket: int, tokens: int) -> int:
         permit: int = await self._desk.acquire.remote(self._key, self._rates, ticket, tokens)
+        self._held.add(permit)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._renew())
         return permit
 
     async def release(self, permit: int, outcome: Outcome, retry_after: float | None) -> None:
+        self._held.discard(permit)
         await self._desk.release.remote(self._key, self._rates, permit, outcome, retry_after)
+
+    async def _renew(self) -> None:
+        while self._held:
+            await asyncio.sleep(self._renewing)
+            with contextlib.suppress(ray.exceptions.RayError):
+                await self._desk.renew.remote(self._key, list(self._held))
 
 
 class _RemoteLimiters:
     def __init__(self, desk: Any) -> None:
         self._desk = desk
+        self._made: dict[str, _RemoteLimits] = {}
 
     def of(self, key: str, rates: Rates) -> _RemoteLimits:
-        return _RemoteLimits(self._desk, key, rates)
+        return self._made.setdefault(key, _RemoteLimits(self._desk, key, rates))
 
 
 class _RemotePurse:
+    """This process's part of the run's spending, which the desk is told before each request; see `ChatDesk.check`."""
+
     def __init__(self, desk: Any) -> None:
-        self._desk = desk
+        self._desk, self._who = desk, uuid4().hex
+        self._tokens, self._cost = 0, 0.0
 
     async def check(self) -> str:
-        why: str = await self._desk.check.remote()
+        why: str = await self._desk.check.remote(self._who, self._tokens, self._cost)
         return why
 
     async def spend(self, tokens: int, cost: float) -> None:
-        await self._desk.spend.remote(tokens, cost)
+        self._tokens += tokens
+        self._cost += cost
+        await self.check()
 
 
 class _RemoteServers:
@@ -189,13 +236,19 @@ def stop_servers(desk: Any) -> None:
         ray.get(desk.stop.remote(), timeout=2 * GRACE)
 
 
-def start_desk(settings: Settings, name: str) -> Any:
-    """Starts the actor under a name; it only keeps count, and takes no CPU from Ray's."""
-    return (
-        ray.remote(ChatDesk)
-        .options(name=name, num_cpus=0, max_concurrency=10_000)
-        .remote(settings, os.environ.get("OMP_NUM_THREADS"))
-    )
+def start_desk(settings: Settings, name: str, lease: float = LEASE) -> Any:
+    """Starts the actor under a name, beside the driver; it only keeps count, and takes no CPU from Ray's."""
+    actor = ray.remote(ChatDesk).options(name=name, max_concurrency=10_000, **central())
+    return actor.remote(settings, os.environ.get("OMP_NUM_THREADS"), lease)
+
+
+def central() -> dict[str, Any]:
+    """Returns the options of actors of which a run has one: on the driver's machine, and started again if they die.
+
+    What such an actor was asked meanwhile it is asked again; it must not mind.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
 
 
 def remote_session(settings: Settings, desk: Any) -> Session:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import ray
 
 from dgym.chat import session
 from dgym.chat.servers import GRACE
-from dgym.cluster.chat import remote_session
+from dgym.cluster.chat import central, remote_session
+from dgym.cluster.nodes import same_versions
 from dgym.errors import InfrastructureError, StudentError
 from dgym.students.host import HostedStudent, HostStats, StudentConfig, StudentHost
 
@@ -22,8 +26,15 @@ trial pending for ever."""
 REPLACEMENTS: Final = 3
 """How often the host of one episode may die before the episode fails."""
 
+SOON: Final = 30.0
+"""Seconds after which a host that has not started waits for a machine with room, as far as one can tell."""
+
 PLACING: Final = 300.0
-"""Seconds in which a replacement must have started; where a machine is gone for good, there is no room for one."""
+"""Seconds in which a replacement must have started, here or there; where a machine is gone for good, there may be no
+room for one."""
+
+PATIENCE: Final = 30.0
+"""Seconds in which a host must say what it did."""
 
 FREEING: Final = 2.0
 """Seconds that the driver of a GPU may take to give back the memory of a process that was killed."""
@@ -50,33 +61,96 @@ DIED: Final = (
 @dataclass
 class _Slot:
     host: Any
-    number: int  # how many were replaced here
+    number: int  # of this host in all that were started by anyone
+    since: float = field(default_factory=time.monotonic)
+    bases: set[str] = field(default_factory=set)  # that its leases asked for
 
 
 class HostManager:
-    """Leases hosts to episodes: the one with the fewest leases, the first of several. Replaces those that died.
+    """Leases hosts to episodes, replaces those that died, and has as many as the queue needs.
 
-    A replacement takes the dead one's place and keeps its leases, so that as many students share it as before. Ray's
-    own restarts are not used: they end after a number of them, and the manager would not know of them.
+    Leased is, of the hosts that are not full, the one with the fewest leases; of several the one that has the base. A
+    host that has not started for `SOON` seconds waits for a machine with room, and is leased where there is no other. A
+    replacement takes the dead one's place and keeps its leases, so that as many students share it as before. Ray's own
+    restarts are not used for hosts: they end after a number of them, and the manager would not know of them. The
+    manager itself may be started again: its hosts have ended with it, and who holds a lease asks again.
 
     Args:
-        count: How many hosts.
+        count: How many hosts at first.
         start: Starts a host and returns its handle.
         end: Ends one, dead or alive, and so frees what it holds.
+        tenants: Students at a time on each.
+        ready: Whether a host has started.
+        stats: Asks an idle host what it did, before it is ended; `None` if it does not answer.
     """
 
-    def __init__(self, count: int, start: Callable[[], Any], end: Callable[[Any], None]) -> None:
-        self._start, self._end = start, end
-        self._slots = [_Slot(start(), 0) for _ in range(count)]
+    def __init__(
+        self,
+        count: int,
+        start: Callable[[], Any],
+        end: Callable[[Any], None],
+        tenants: int = 1,
+        ready: Callable[[Any], bool] = lambda _: True,
+        stats: Callable[[Any], HostStats | None] = lambda _: None,
+    ) -> None:
+        self._start, self._end, self._ready, self._ask = start, end, ready, stats
+        self._tenants = tenants
+        # Not from zero: a manager that was started again must not take its predecessor's hosts for its own.
+        self._numbers = itertools.count(time.time_ns())
+        self._places = itertools.count()
+        self._slots: dict[int, _Slot] = {}
         self._leases: dict[str, int] = {}
+        self._begun: Counter[str] = Counter()
+        self._replaced = 0
+        self._ended: list[HostStats] = []
+        self._add(count)
 
-    def acquire(self, lease: str) -> tuple[Any, int]:
-        """Returns the host for a lease and its number in its place; asking again returns the same place's."""
+    def _add(self, count: int) -> None:
+        for _ in range(count):
+            self._slots[next(self._places)] = self._started()
+
+    def _started(self, bases: frozenset[str] = frozenset()) -> _Slot:
+        slot = _Slot(self._start(), next(self._numbers), bases=set(bases))
+        self._ready(slot.host)  # asks it; the answer is looked for later
+        return slot
+
+    def begin(self, lease: str) -> int:
+        """Notes that an episode begins; returns how often it had begun before."""
+        self._begun[lease] += 1
+        return self._begun[lease] - 1
+
+    def acquire(self, lease: str, base: str = "") -> tuple[Any, int]:
+        """Returns the host for a lease and its number; asking again returns the same place's.
+
+        Args:
+            lease: Name of the lease.
+            base: What the student is made of, as a text; a host that has had the same is preferred.
+        """
         if lease not in self._leases:
-            load = [list(self._leases.values()).count(i) for i in range(len(self._slots))]
-            self._leases[lease] = load.index(min(load))
+            load = Counter(self._leases.values())
+
+            def order(place: int) -> tuple[Any, ...]:
+                slot = self._slots[place]
+                full = load[place] >= self._tenants
+                return full, self._is_late(slot), load[place], not self._ready(slot.host), base not in slot.bases, place
+
+            place = min(self._slots, key=order)
+            self._leases[lease] = place
+            self._slots[place].bases.add(base)
         slot = self._slots[self._leases[lease]]
         return slot.host, slot.number
+
+    def move(self, lease: str, base: str = "") -> tuple[Any, int]:
+        """Leases another host in place of one that waits for a machine, if one has room; returns as `acquire` does."""
+        before = self._leases.pop(lease, None)
+        found = self.acquire(lease, base)
+        if before is not None and self._is_late(self._slots[self._leases[lease]]):
+            self._leases[lease] = before
+            return self.acquire(lease)
+        return found
+
+    def _is_late(self, slot: _Slot) -> bool:
+        return time.monotonic() - slot.since > SOON and not self._ready(slot.host)
 
     def replace(self, lease: str, number: int) -> tuple[Any, int]:
         """Replaces a lease's host that died, unless another lease had that done already; returns as `acquire` does.
@@ -89,14 +163,50 @@ class HostManager:
         slot = self._slots[self._leases[lease]]
         if slot.number == number:
             self._end(slot.host)
-            slot.host, slot.number = self._start(), number + 1
+            # Its leases bring their students back there, and so their bases.
+            slot = self._started(frozenset(slot.bases))
+            self._slots[self._leases[lease]] = slot
+            self._replaced += 1
         return slot.host, slot.number
 
     def release(self, lease: str) -> None:
         """Ends a lease and closes its student; an unknown lease is ignored, so that it can be ended twice."""
-        index = self._leases.pop(lease, None)
-        if index is not None:
-            self._slots[index].host.close.remote(lease)
+        place = self._leases.pop(lease, None)
+        if place is not None:
+            self._slots[place].host.close.remote(lease)
+
+    def fit(self, left: int, most: int) -> int:
+        """Ends hosts that no episode needs any more, and starts others while episodes wait.
+
+        Hosts that wait for room are how a cluster that grows knows what is wanted; no more are added than have
+        started, so that a queue of thousands asks for machines in steps.
+
+        Args:
+            left: Episodes that have not ended.
+            most: Hosts that there may be.
+
+        Returns:
+            For how many hosts there is a machine.
+        """
+        wanted = max(1, min(most, -(-left // self._tenants)))
+        started = {place for place, slot in self._slots.items() if self._ready(slot.host)}
+        used = set(self._leases.values())
+        idle = [place for place in self._slots if place not in used]
+        idle.sort(key=lambda place: (place in started, -place))  # those that wait for room go first
+        for place in idle[: max(0, len(self._slots) - wanted)]:
+            slot = self._slots.pop(place)
+            found = self._ask(slot.host) if place in started else None
+            if found is not None:
+                self._ended.append(replace(found, ended=time.time()))
+            self._end(slot.host)
+            started.discard(place)
+        waiting = len(self._slots) - len(started)
+        self._add(max(0, min(wanted - len(self._slots), max(1, len(started)) - waiting)))
+        return len(self._slots) - len(self.late())
+
+    def late(self) -> list[Any]:
+        """Returns the hosts that wait for a machine with room."""
+        return [slot.host for slot in self._slots.values() if self._is_late(slot)]
 
     def leases(self) -> list[str]:
         """Returns the open leases."""
@@ -104,11 +214,15 @@ class HostManager:
 
     def hosts(self) -> list[Any]:
         """Returns the hosts that there are now."""
-        return [slot.host for slot in self._slots]
+        return [slot.host for slot in self._slots.values()]
+
+    def ended(self) -> list[HostStats]:
+        """Returns what those hosts did that were ended because no episode needed them."""
+        return self._ended
 
     def replaced(self) -> int:
         """Returns how many hosts were replaced."""
-        return sum(slot.number for slot in self._slots)
+        return self._replaced
 
 
 class HostActor(StudentHost):
@@ -117,9 +231,15 @@ class HostActor(StudentHost):
     Args:
         settings: What a person chose for language-model calls.
         desk: Name of the `ChatDesk` that the run's processes share; empty where there is none.
+        driver: What the driver runs, where this may be a machine that has come since it looked at them all.
+
+    Raises:
+        InfrastructureError: If this machine runs something else.
     """
 
-    def __init__(self, settings: session.Settings, desk: str) -> None:
+    def __init__(self, settings: session.Settings, desk: str, driver: Mapping[str, str] | None = None) -> None:
+        if driver is not None:
+            same_versions(driver)
         if desk:
             session.begin(remote_session(settings, ray.get_actor(desk)))
         super().__init__()
@@ -131,6 +251,7 @@ def start_manager(
     gpus_per_host: float = 0.0,
     settings: session.Settings = session.DEFAULT,
     desk: str = "",
+    driver: Mapping[str, str] | None = None,
 ) -> Any:
     """Starts hosts and their manager: on a GPU share each, else on the custom resource where the cluster has it.
 
@@ -140,6 +261,7 @@ def start_manager(
         gpus_per_host: GPUs of each.
         settings: See `HostActor`.
         desk: See `HostActor`.
+        driver: See `HostActor`.
     """
     options: dict[str, Any] = {
         "num_cpus": 0,
@@ -153,8 +275,8 @@ def start_manager(
         options["resources"] = {HOST_RESOURCE: 1}
     else:
         options["scheduling_strategy"] = "SPREAD"
-    manager = ray.remote(HostManager).options(num_cpus=0)
-    return manager.remote(count, _Start(options, settings, desk), _end)
+    manager = ray.remote(HostManager).options(**central())
+    return manager.remote(count, _Start(options, settings, desk, driver), _end, tenants, _Ready(), _stats)
 
 
 @dataclass(frozen=True)
@@ -162,9 +284,35 @@ class _Start:
     options: Mapping[str, Any]
     settings: session.Settings
     desk: str
+    driver: Mapping[str, str] | None
 
     def __call__(self) -> Any:
-        return ray.remote(HostActor).options(**self.options).remote(self.settings, self.desk)
+        return ray.remote(HostActor).options(**self.options).remote(self.settings, self.desk, self.driver)
+
+
+class _Ready:
+    """Says whether a host has answered, without waiting for it."""
+
+    def __init__(self) -> None:
+        self._asked: dict[Any, Any] = {}
+        self._known: set[Any] = set()
+
+    def __call__(self, host: Any) -> bool:
+        if host not in self._known:
+            call = self._asked.setdefault(host, host.now.remote())
+            if not ray.wait([call], timeout=0)[0]:
+                return False
+            self._known.add(host)  # or it died: who asks it will see that
+            del self._asked[host]
+        return True
+
+
+def _stats(host: Any) -> HostStats | None:
+    try:
+        found: HostStats = ray.get(host.stats.remote(), timeout=PATIENCE)
+    except (ray.exceptions.RayError, TimeoutError):
+        return None
+    return found
 
 
 def _end(host: Any) -> None:
@@ -193,11 +341,14 @@ class Leased:
         manager: Handle of the `HostManager`.
         lease: Name of the lease.
         config: Which student it is.
+        deaths: Counts hosts that died, under `"host"`.
     """
 
-    def __init__(self, manager: Any, lease: str, config: StudentConfig) -> None:
+    def __init__(self, manager: Any, lease: str, config: StudentConfig, deaths: Counter[str] | None = None) -> None:
         self._manager, self._lease, self._config = manager, lease, config
-        self._host, self._number = ray.get(manager.acquire.remote(lease))
+        self._lost = Counter[str]() if deaths is None else deaths
+        self._base = " ".join((config.family, config.variant, config.device, config.precision, config.engine))
+        self._host, self._number = ray.get(manager.acquire.remote(lease, self._base))
         self._is_open = False
         self._learned: list[tuple[Any, ...]] = []  # the calls that made it what it is, since it was new
         self._snapshot: Any = None
@@ -214,6 +365,7 @@ class Leased:
         while True:
             try:
                 if not self._is_open:
+                    self._placed(None)
                     self._bring_back()
                 return None if method == "open" else self._make(method, *args)
             except DIED as error:
@@ -263,6 +415,7 @@ class Leased:
 
     def _replace(self, method: str, error: Exception) -> None:
         self._deaths += 1
+        self._lost["host"] += 1
         self._is_open = False
         if self._deaths > REPLACEMENTS:
             raise InfrastructureError(
@@ -274,11 +427,20 @@ class Leased:
             time.sleep(GRACE)  # the dead host's server ends within that, and holds its memory until then
         elif self._config.device != "cpu":
             time.sleep(FREEING)
-        started, _ = ray.wait([self._host.stats.remote()], timeout=PLACING)
-        if not started:
+        if not self._placed(PLACING):
             raise InfrastructureError(
                 f"The student host died, and for {PLACING:.0f} s there was no room for another: {cause(error)}"
             ) from error
+
+    def _placed(self, seconds: float | None) -> bool:
+        """Waits until the host has started, or another that has room; however long it takes, or so many seconds."""
+        left = math.inf if seconds is None else seconds
+        while not ray.wait([self._host.now.remote()], timeout=min(SOON, left))[0]:
+            left -= SOON
+            if left <= 0:
+                return False
+            self._host, self._number = ray.get(self._manager.move.remote(self._lease, self._base))
+        return True
 
 
 def _get(ref: Any) -> Any:
@@ -292,15 +454,17 @@ def _get(ref: Any) -> Any:
 def cause(error: Exception) -> str:
     """Says in a sentence why a host died, as far as Ray tells, and what may help."""
     text = " ".join(str(error).split())
+    if "creation task" in text and "InfrastructureError: " in text:
+        return text.rpartition("InfrastructureError: ")[2]  # it refused to start, and says why
     if "memory" in text:  # also in the list of common causes that Ray writes where it saw none
         return "probably out of memory; run with fewer --per-host or --hosts."
     reason = text.partition("The actor is dead because ")[2] or text
     return f"{reason[:200].rstrip('.')}."
 
 
-def open_student(manager: Any, lease: str, config: StudentConfig) -> HostedStudent:
-    """Leases a host and opens a student there; closing the student ends the lease."""
-    call = Leased(manager, lease, config)
+def open_student(manager: Any, lease: str, config: StudentConfig, deaths: Counter[str] | None = None) -> HostedStudent:
+    """Leases a host and opens a student there; closing the student ends the lease. See `Leased`."""
+    call = Leased(manager, lease, config, deaths)
     try:
         call("open")
     except BaseException:
@@ -312,13 +476,8 @@ def open_student(manager: Any, lease: str, config: StudentConfig) -> HostedStude
 def host_stats(manager: Any) -> tuple[list[HostStats], int]:
     """Asks the hosts what they did, and the manager how many it replaced; one that just died is left out."""
     try:
-        hosts, replaced = ray.get([manager.hosts.remote(), manager.replaced.remote()])
+        calls = [manager.hosts.remote(), manager.ended.remote(), manager.replaced.remote()]
+        hosts, ended, replaced = ray.get(calls)
     except ray.exceptions.RayActorError:
         return [], 0
-    out = []
-    for host in hosts:
-        try:
-            out.append(ray.get(host.stats.remote(), timeout=30))
-        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
-            continue
-    return out, replaced
+    return [*ended, *(found for found in map(_stats, hosts) if found is not None)], replaced

@@ -1,14 +1,14 @@
 """Whether the machines of a cluster run what the driver runs and see its results folder, before anything is run there.
 
-Machines that an autoscaler adds later are not looked at: they are made of the same configuration. Every row of
-`episodes` says with which versions it was made.
+Machines that join later are looked at when they do, and a host that starts on one looks for itself (`same_versions`).
+Every row of `episodes` says with which versions it was made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
@@ -20,7 +20,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import dgym
-from dgym.errors import UsageError, one_line
+from dgym.errors import InfrastructureError, UsageError, one_line
 from dgym.results.place import Place
 
 _LIBRARIES: Final = ("ray", "torch", "transformers", "peft", "numpy")
@@ -38,12 +38,15 @@ _GONE: Final = (
 )
 
 
-def check_nodes(folder: str | PathLike[str], here: Mapping[str, str] | None = None) -> None:
+def check_nodes(
+    folder: str | PathLike[str], here: Mapping[str, str] | None = None, only: Collection[str] | None = None
+) -> None:
     """Compares every machine of the cluster that Ray is connected to with this one.
 
     Args:
         folder: The run's folder or URL, which exists and which all of them must see.
         here: What `versions` gives; that of this process by default.
+        only: Ids of the machines to look at; all by default.
 
     Raises:
         UsageError: If versions differ, or if a machine does not see the folder; the message says which and what.
@@ -57,7 +60,7 @@ def check_nodes(folder: str | PathLike[str], here: Mapping[str, str] | None = No
         look = ray.remote(_look)
         asked = []
         for node in ray.nodes():
-            if node["Alive"]:
+            if node["Alive"] and (only is None or node["NodeID"] in only):
                 there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                 task = look.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
                 asked.append((node["NodeManagerAddress"], task.remote(place.absolute(), mark, word)))
@@ -90,6 +93,23 @@ def check_place(folder: str | PathLike[str]) -> None:
     """
     if Place.of(folder).name.startswith("memory://"):
         raise UsageError("memory:// is seen by one process alone: name another results folder, or use --backend local.")
+
+
+def same_versions(driver: Mapping[str, str]) -> None:
+    """Compares this process with the driver.
+
+    Args:
+        driver: What `versions` gave there.
+
+    Raises:
+        InfrastructureError: If it runs something else.
+    """
+    unequal = differences(driver, versions())
+    if unequal:
+        raise InfrastructureError(
+            f"The machine {platform.node()} does not run what the driver did when the run began: it has {unequal}. It "
+            "joined since, or its code was changed: install the same there, or take it out of the cluster."
+        )
 
 
 def differences(here: Mapping[str, str], there: Mapping[str, str]) -> str:

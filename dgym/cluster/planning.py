@@ -11,6 +11,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from dgym.bench import Job, student_config
 from dgym.errors import DgymError
+from dgym.specs import Identity
 from dgym.students.host import StudentConfig, need_of
 from dgym.students.machine import this_machine
 from dgym.students.sizing import Machine, Need, is_small, largest
@@ -22,7 +23,8 @@ def parts(job: Job) -> list[tuple[Job, Need, int]]:
     """Cuts a run into parts whose students want hosts of the same kind, with what those need and their threads.
 
     The parts are run one after the other. Hosts of several kinds beside each other would want the same cores: one with
-    all of them, and as many again with one each.
+    all of them, and as many again with one each. Within a part, the episodes of one large base come before those of the
+    next, so that hosts seldom load another.
     """
     found: dict[_Kind, Job] = {}
     needs: dict[_Kind, list[Need]] = {}
@@ -38,8 +40,17 @@ def parts(job: Job) -> list[tuple[Job, Need, int]]:
         part = found.get(kind, replace(job, episodes=[]))
         found[kind] = replace(part, episodes=[*part.episodes, identity])
         needs.setdefault(kind, []).append(need)
+    for kind, part in found.items():
+        if not is_small(largest(needs[kind], waits=False).base):
+            bases = {base: place for place, base in reversed([*enumerate(map(_base, part.episodes))])}
+            found[kind] = replace(part, episodes=sorted(part.episodes, key=lambda i: bases[_base(i)]))
     waits = {kind: any(i.waits for i in part.episodes) for kind, part in found.items()}
     return [(part, largest(needs[kind], waits=waits[kind]), kind[-1]) for kind, part in found.items()]
+
+
+def _base(identity: Identity) -> tuple[str, str, str]:
+    config = student_config(identity)
+    return config.family, config.variant, config.precision
 
 
 def _need(config: StudentConfig) -> Need:

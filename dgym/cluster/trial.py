@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
+import ray
 from ray import tune
 
 from dgym.bench import Job, Progress, Report, failed, recorded, student_config
@@ -18,6 +19,9 @@ from dgym.errors import InfrastructureError
 from dgym.results.writer import EpisodeWriter
 from dgym.specs import Identity
 
+RESTARTS: Final = 3
+"""How often an episode whose process died begins again before it ends as failed."""
+
 
 class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
     """Leases a student, runs an episode, writes its rows, and reports one metric row per iteration.
@@ -29,7 +33,8 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: dict[str, Any], job: Job, shared: Shared) -> None:
         """Called once per process."""
         session.begin(remote_session(job.chat, shared.desk))
-        self._job, self._manager, self._workers = job, shared.manager, shared.workers
+        self._job, self._manager = job, shared.manager
+        self._workers, self._alone = shared.workers, shared.alone
         self._open(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -60,16 +65,18 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
     def _run(self) -> Iterator[Progress]:
         identity, spec = self._identity, self._identity.spec
         writer = EpisodeWriter(self._job.folder, identity, self._job.suite)
+        deaths = writer.deaths
         try:
+            deaths["episode"] = ray.get(self._manager.begin.remote(identity.digest))
             config = student_config(identity)
             # Ray shows each host its own GPUs only: the first one there is whatever it was given.
             config = replace(config, device=config.device.partition(":")[0])
-            self._student = open_student(self._manager, identity.digest, config)
+            self._student = open_student(self._manager, identity.digest, config, deaths)
         except Exception as error:
             yield failed(identity, error, writer)
             return
         shift = int(identity.digest, 16)
-        pool = RayPool(self._workers, spec.teacher, spec.teacher_params, shift)
+        pool = RayPool(self._workers, spec.teacher, spec.teacher_params, shift, self._alone, deaths)
         yield from recorded(identity, self._student, lambda _: pool, writer)
 
     def _end(self) -> None:
@@ -85,10 +92,12 @@ class Watcher(tune.Callback):  # type: ignore[misc]
         job: The episodes.
         report: Takes every progress.
         manager: The host manager's handle.
+        follow: Called often, with the number of episodes that have not ended.
     """
 
-    def __init__(self, job: Job, report: Report, manager: Any) -> None:
-        self._job, self._report, self._manager = job, report, manager
+    def __init__(self, job: Job, report: Report, manager: Any, follow: Callable[[int], None] | None = None) -> None:
+        self._job, self._report, self._manager, self._follow = job, report, manager, follow
+        self._left = len(job.episodes)
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune stores its callbacks so that it could restore a run; dgym never does, and a display is no data.
@@ -98,7 +107,14 @@ class Watcher(tune.Callback):  # type: ignore[misc]
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         """Passes on an iteration's metrics."""
-        self._report(Progress(**{name: result[name] for name in Progress.__dataclass_fields__}))
+        progress = Progress(**{name: result[name] for name in Progress.__dataclass_fields__})
+        self._left -= progress.status != "running"
+        self._report(progress)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        """Lets hosts follow the queue."""
+        if self._follow is not None:
+            self._follow(self._left)
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Reclaims the lease of a trial that will be tried again."""
@@ -108,8 +124,13 @@ class Watcher(tune.Callback):  # type: ignore[misc]
         """Reclaims the lease of a trial that died for good, and stores it as failed."""
         identity = self._identity(trial)
         self._manager.release.remote(identity.digest)
-        error = InfrastructureError("The process of this episode died twice; run with -v to see Ray's messages.")
-        self._report(failed(identity, error, EpisodeWriter(self._job.folder, identity, self._job.suite)))
+        self._left -= 1
+        error = InfrastructureError(
+            f"The process of this episode died {RESTARTS + 1} times; run with -v to see Ray's messages."
+        )
+        writer = EpisodeWriter(self._job.folder, identity, self._job.suite)
+        writer.deaths["episode"] = RESTARTS + 1
+        self._report(failed(identity, error, writer))
 
     def _identity(self, trial: Any) -> Identity:
         index: int = trial.config["index"]

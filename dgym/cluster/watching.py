@@ -16,7 +16,7 @@ import ray
 from ray.util import metrics
 
 from dgym.bench import Job, Progress, Report
-from dgym.heartbeat import Hosts, at_work
+from dgym.heartbeat import NO_EPISODE, Hosts, at_work
 from dgym.students.host import HostNow
 
 PATIENCE: Final = 2.0
@@ -118,14 +118,17 @@ class Observer:
             self._open = False
 
     def _look(self) -> Hosts:
-        hosts, leases = ray.get([self._manager.hosts.remote(), self._manager.leases.remote()], timeout=PATIENCE)
+        asked = [self._manager.hosts.remote(), self._manager.leases.remote(), self._manager.late.remote()]
+        hosts, leases, late = ray.get(asked, timeout=PATIENCE)
         calls = [host.now.remote() for host in hosts]
         ready, _ = ray.wait(calls, num_returns=len(calls), timeout=PATIENCE) if calls else ([], [])
         seen = [self._seen(host, call if call in ready else None) for host, call in zip(hosts, calls, strict=True)]
         ended = self._metrics.ended - self._before
-        found = at_work(seen, max(0, len(self._job.episodes) - ended - len(leases)))
-        gpus, held = float(ray.cluster_resources().get("GPU", 0.0)), self._gpus_per_host * len(hosts)
-        found = replace(found, gpus=gpus, gpus_held=held, unheld=self._unheld if held < gpus else "")
+        left = max(0, len(self._job.episodes) - ended - len(leases))
+        found = at_work(seen, left, len(late))
+        gpus, held = float(ray.cluster_resources().get("GPU", 0.0)), self._gpus_per_host * (len(hosts) - len(late))
+        unheld = self._unheld if left or not self._gpus_per_host else NO_EPISODE
+        found = replace(found, gpus=gpus, gpus_held=held, unheld=unheld if held < gpus else "")
         self._metrics.show(seen, found)
         return found
 

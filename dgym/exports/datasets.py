@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dgym.domains import data_sets
-from dgym.errors import UsageError, one_line, unknown_name
+from dgym.errors import InfrastructureError, UsageError, unknown_name
+from dgym.results.place import Place
 from dgym.results.reader import Run
 
 if TYPE_CHECKING:
@@ -77,24 +78,24 @@ class Exported:
     """What was written.
 
     Attributes:
-        folder: Where.
+        folder: Its path or URL.
         rows: How many examples.
         episodes: Of how many episodes.
         files: Every file, relative to the folder.
     """
 
-    folder: Path
+    folder: str
     rows: int
     episodes: int
     files: tuple[str, ...]
 
 
-def export(run: Run, out: Path, choice: Choice = Choice(), *, licence: str = "") -> Exported:
+def export(run: Run, out: str | PathLike[str] | Place, choice: Choice = Choice(), *, licence: str = "") -> Exported:
     """Writes the kept examples of some finished episodes, and a card.
 
     Args:
         run: The results.
-        out: The folder, which must not exist or be empty.
+        out: Path or URL of the folder, which must not exist or be empty.
         choice: Which episodes.
         licence: Identifier as the Hugging Face hub knows it, such as `"apache-2.0"`, which whoever publishes the data
             decides on; without one the card says `other` and what is known of it.
@@ -110,17 +111,17 @@ def export(run: Run, out: Path, choice: Choice = Choice(), *, licence: str = "")
         raise UsageError(f"The {len(episodes)} chosen episodes kept no example; `dgym show` says why.")
     reasons = Counter(reason for reason in written.column("reason").to_pylist() if reason)
     data = _table(kept, episodes)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} is there already; name a new folder with --out.")
+    place = Place.of(out)
+    if place.is_file() or place.sizes():
+        raise UsageError(f"{place.name} is there already; name a new folder with --out.")
+    wrong = data["correct"][:].count(False)
+    text = card(episodes, data.column_names, written.num_rows, data.num_rows, wrong, reasons, licence)
     try:
-        out.joinpath("data").mkdir(parents=True)
-        files = _write(data, out)
-        wrong = data["correct"][:].count(False)
-        text = card(episodes, data.column_names, written.num_rows, data.num_rows, wrong, reasons, licence)
-        out.joinpath("README.md").write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror or one_line(error)}.") from error
-    return Exported(out, data.num_rows, len(episodes), ("README.md", *files))
+        files = _write(data, place)
+        place.write(text, "README.md")
+    except InfrastructureError as error:
+        raise UsageError(str(error)) from error
+    return Exported(place.name, data.num_rows, len(episodes), ("README.md", *files))
 
 
 def chosen(run: Run, choice: Choice) -> pd.DataFrame:
@@ -186,7 +187,7 @@ def _table(kept: pa.Table, episodes: pd.DataFrame) -> datasets.Dataset:
     return datasets.Dataset.from_dict(content, features=features)
 
 
-def _write(data: datasets.Dataset, out: Path) -> list[str]:
+def _write(data: datasets.Dataset, place: Place) -> list[str]:
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     shards = max(1, -(-data.data.nbytes // SHARD_BYTES))
@@ -195,7 +196,7 @@ def _write(data: datasets.Dataset, out: Path) -> list[str]:
     disable_progress_bars()
     for index in range(shards):
         name = f"data/train-{index:05d}-of-{shards:05d}.parquet"
-        data.shard(shards, index, contiguous=True).to_parquet(str(out / name))
+        place.build(data.shard(shards, index, contiguous=True).to_parquet, name)
         files.append(name)
     if shown:
         enable_progress_bars()

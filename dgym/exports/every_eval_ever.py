@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any, Final
 
 import pandas as pd
@@ -25,9 +25,10 @@ import pyarrow.compute as pc
 from dgym import __version__, leaderboard
 from dgym.core import Problem, digest
 from dgym.domains import make_domain
-from dgym.errors import UsageError, one_line
+from dgym.errors import UsageError
 from dgym.leaderboard import Leaderboard, Row
 from dgym.results.gains import OVERALL, Entrant, tracks_of
+from dgym.results.place import Place, write_files
 from dgym.results.reader import Run
 from dgym.results.statistics import LEVEL, Bootstrap, Estimate, estimate
 from dgym.teachers import split_name
@@ -45,29 +46,29 @@ class Exported:
     """What was written.
 
     Attributes:
-        folder: Where.
+        folder: Its path or URL.
         records: One file a teacher, relative to the folder.
         samples: Lines of the companion files.
     """
 
-    folder: Path
+    folder: str
     records: tuple[str, ...]
     samples: int
 
 
-def export(run: Run, out: Path, *, organization: str, samples: bool = False) -> Exported:
+def export(run: Run, out: str | PathLike[str] | Place, *, organization: str, samples: bool = False) -> Exported:
     """Writes one record for every teacher of a run.
 
     Args:
         run: The results.
-        out: Folder; files of the same run are replaced.
+        out: Path or URL of the folder; files of the same run are replaced.
         organization: Who ran the evaluation.
         samples: Whether the students' answers go with it.
 
     Raises:
         UsageError: If there is nothing to export, or if it cannot be written.
     """
-    bootstrap = Bootstrap()
+    place, bootstrap = Place.of(out), Bootstrap()
     built = leaderboard.build(run, bootstrap)
     tracks = tracks_of(run).entrants
     records, lines = [], 0
@@ -79,28 +80,25 @@ def export(run: Run, out: Path, *, organization: str, samples: bool = False) -> 
         record = _record(built, own, entered, organization, bootstrap)
         path = _path(record, own)
         answers = list(_samples(run, own, record)) if samples else []
-        try:
-            (out / path).parent.mkdir(parents=True, exist_ok=True)
-            if answers:
-                text = "".join(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
-                companion = path.removesuffix(".json") + "_samples.jsonl"
-                (out / companion).write_text(text, encoding="utf-8")
-                record["detailed_evaluation_results"] = {
-                    "format": "jsonl",
-                    "file_path": companion,
-                    "hash_algorithm": "sha256",
-                    "checksum": hashlib.sha256(text.encode()).hexdigest(),
-                    "total_rows": len(answers),
-                }
-            text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-            (out / path).write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{out / path} cannot be written: {error.strerror or one_line(error)}.") from error
+        files = {}
+        if answers:
+            text = "".join(json.dumps(answer, ensure_ascii=False, allow_nan=False) + "\n" for answer in answers)
+            companion = path.removesuffix(".json") + "_samples.jsonl"
+            files[companion] = text
+            record["detailed_evaluation_results"] = {
+                "format": "jsonl",
+                "file_path": companion,
+                "hash_algorithm": "sha256",
+                "checksum": hashlib.sha256(text.encode()).hexdigest(),
+                "total_rows": len(answers),
+            }
+        files[path] = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        write_files(place, files)
         records.append(path)
         lines += len(answers)
     if not records:
         raise UsageError("The run has no finished episode to export.")
-    return Exported(out, tuple(records), lines)
+    return Exported(place.name, tuple(records), lines)
 
 
 def _finished(run: Run, label: str, entered: Mapping[str, Entrant]) -> pd.DataFrame:

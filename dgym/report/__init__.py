@@ -8,35 +8,33 @@ statistic comes from `dgym.results` and `dgym.leaderboard`.
 from __future__ import annotations
 
 from os import PathLike
-from pathlib import Path
 
 from dgym.results.reader import Run
 from dgym.results.statistics import Bootstrap
 
 
-def write(run: Run, out: str | PathLike[str], *, command: str = "", bootstrap: Bootstrap | None = None) -> Path:
+def write(run: Run, out: str | PathLike[str], *, command: str = "", bootstrap: Bootstrap | None = None) -> str:
     """Writes a run's report as one self-contained HTML file.
 
     Args:
         run: The results.
-        out: The file.
+        out: The file's path or URL.
         command: What made the page, to be shown on it.
         bootstrap: Draws for intervals, as in `dgym.leaderboard.build`.
 
     Returns:
-        The file.
+        The file's path or URL.
 
     Raises:
         UsageError: If no episode has ended, if a published table cannot be read, or if the file cannot be written.
     """
     from dgym.report.data import gather
     from dgym.report.page import render
-    from dgym.results.place import write_files
+    from dgym.results.place import write_file
 
     text = render(gather(run, command, bootstrap))
-    path = Path(out)
     # What a model wrote may hold what has no place in UTF-8.
-    return Path(*write_files(path.parent, {path.name: text.encode("utf-8", "replace").decode("utf-8")}))
+    return write_file(out, text.encode("utf-8", "replace"))
 
 
 __all__ = ["write"]

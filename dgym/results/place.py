@@ -283,6 +283,64 @@ def is_url(name: str) -> bool:
     return "://" in name
 
 
+def write_file(file: str | PathLike[str] | Place, data: bytes | str) -> str:
+    """Writes one file in one atomic step; folders on the way are made, and what was there is replaced.
+
+    A device or a pipe of this machine is written to instead.
+
+    Args:
+        file: Path or URL.
+        data: What is written.
+
+    Returns:
+        The file's path or URL.
+
+    Raises:
+        UsageError: If it cannot be written, or if a folder is there.
+    """
+    place = Place.of(file)
+    if place.name.endswith("/") or place.is_folder():
+        raise UsageError(f"{place.name!r} is a folder: name a file in it.")
+    here = Path(place.path) if place.local else None
+    try:
+        if here is not None and here.exists() and not here.is_file():
+            here.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
+        else:
+            place.write(data)
+    except InfrastructureError as error:
+        raise _unwritable(place.name, error) from error
+    except OSError as error:
+        raise UsageError(f"{place.name} cannot be written: {error.strerror}.") from error
+    return place.name
+
+
+def read_file(file: str | PathLike[str] | Place) -> bytes:
+    """Reads one file.
+
+    Args:
+        file: Path or URL.
+
+    Raises:
+        UsageError: If it cannot be read.
+    """
+    place = Place.of(file)
+    try:
+        if place.local:
+            return Path(place.path).read_bytes()  # of a pipe, too
+        if place.is_file():
+            return place.read()
+    except UsageError:
+        raise
+    except Exception as error:  # every fsspec file system raises errors of its own
+        reason = (error.strerror if isinstance(error, OSError) else "") or one_line(error)
+        raise UsageError(f"{place.name} cannot be read: {reason.rstrip('.')}.") from error
+    raise UsageError(f"{place.name} cannot be read: there is no such file.")
+
+
+def _unwritable(name: str, error: InfrastructureError) -> UsageError:
+    return UsageError(f"{name} cannot be written: {str(error).partition(': ')[2] or str(error)}")
+
+
 def write_files(folder: str | PathLike[str] | Place, contents: Mapping[str, str]) -> list[str]:
     """Writes texts into a folder, each in one atomic step.
 
@@ -302,7 +360,6 @@ def write_files(folder: str | PathLike[str] | Place, contents: Mapping[str, str]
         try:
             place.write(text, name)
         except InfrastructureError as error:
-            reason = str(error).partition(": ")[2] or str(error)
-            raise UsageError(f"{place.shown(name)} cannot be written: {reason}") from error
+            raise _unwritable(place.shown(name), error) from error
         written.append(place.shown(name))
     return written

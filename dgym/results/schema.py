@@ -8,8 +8,8 @@ Domain, environment and teacher stand in the folder names only, percent-encoded 
 pyarrow, pandas and DuckDB give back the exact names (a teacher may be `path/to/file.py:Attr`) and no column of a
 file can contradict its folder. Scores are in [0, 1] here; points (100 times that) are for the leaderboard.
 
-All columns except times (`seconds*`, `*_at`), `retries` and `cache_hit` are a function of the episode's identity
-and steps, so that a resumed run equals an undisturbed one.
+All columns except times (`seconds*`, `*_at`), `retries`, `deaths` and `cache_hit` are a function of the episode's
+identity and steps, so that a resumed run equals an undisturbed one.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-SCHEMA_VERSION: Final = "4"
+SCHEMA_VERSION: Final = "5"
 """Version of all five tables; stands in each file's metadata under `dgym.schema`."""
 
-READABLE: Final = ("2", "3", SCHEMA_VERSION)
+READABLE: Final = ("2", "3", "4", SCHEMA_VERSION)
 """Versions that are read: columns that an older one did not have yet are null."""
 
 VERSION_KEY: Final = b"dgym.schema"
@@ -189,6 +189,13 @@ EPISODES: Final = Table(
         Column("cost", _REAL, "price of the teacher's calls, recorded ones included; null if unknown", "USD"),
         Column("seconds_student", _REAL, "wall-clock time of training and answering", "s"),
         Column("seconds_total", _REAL, "wall-clock time of all stages", "s"),
+        Column(
+            "deaths",
+            _TEXT,
+            "processes that died under the episode and were replaced, as counts: episode (it began anew), host (its "
+            "student was brought back), worker (its items were written again); JSON, null if none",
+            since=5,
+        ),
         Column("started_at", _TIME, "when this process began the episode", "UTC"),
         Column("finished_at", _TIME, "when this row was written", "UTC"),
     ),

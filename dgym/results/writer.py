@@ -55,6 +55,8 @@ class EpisodeWriter:
         self._started = datetime.now(UTC)
         self.agreement: float | None = None
         """Agreement of discovered skills with the domain's own; `None` for those."""
+        self.deaths: Counter[str] = Counter()
+        """Processes that died under the episode and were replaced, by kind: episode, host, worker."""
 
     def ready(self) -> None:
         """Checks that the folder is there and can be written, before work is done that could not be stored.
@@ -125,6 +127,7 @@ class EpisodeWriter:
         rows["episodes"][0] |= {
             "suite": self._suite,
             "skills_agreement": self.agreement,
+            "deaths": _json(+self.deaths) if +self.deaths else None,
             "started_at": self._started,
             "finished_at": datetime.now(UTC),
         }

@@ -140,6 +140,7 @@ class HostStats:
         answered: How many of them were computed; those that do not count them are left out of both.
         started: When the host was made.
         process: Its process's id.
+        ended: When it was ended, before the run was; `None` if it was not.
     """
 
     busy: list[tuple[float, float]] = field(default_factory=list)
@@ -151,6 +152,7 @@ class HostStats:
     answered: int = 0
     started: float = 0.0
     process: int = 0
+    ended: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 from pathlib import Path
 
 import pytest
+import ray
 
 from dgym import results
 from dgym.bench import LocalBackend, bench
-from dgym.chat.session import Settings
+from dgym.chat.session import Rates, Settings
 from dgym.cluster import RayBackend
+from dgym.cluster.chat import _RemoteLimits, _RemotePurse, start_desk
 from dgym.core import Budget, Rules
 from dgym.specs import EpisodeSpec, Seeds
 from tests.rows import assert_same_rows
+from tests.waiting import until
 
 SPECS = [
     EpisodeSpec(
@@ -73,3 +79,72 @@ def test_students_behind_an_endpoint_are_asked_within_the_run_s_session(serve_op
     again = bench([spec], tmp_path / "again", backend=backend, chat=Settings(replay="strict", record=record))
     assert not again.failed
     assert server.seen.requests == asked
+
+
+@pytest.fixture
+def desk():
+    """A desk that takes permits back half a second after they were last renewed, and lets one request through."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield start_desk(Settings(max_tokens=100), "desk-of-a-test", lease=0.5)
+    ray.shutdown()
+
+
+ONE = Rates(start=1.0)
+
+
+def test_a_permit_is_kept_while_its_process_lives_and_taken_back_when_it_dies(desk) -> None:
+    class Holder:
+        """A process that has a permit."""
+
+        def __init__(self, desk) -> None:
+            self._limits = _RemoteLimits(desk, "endpoint", ONE, renewing=0.05)
+
+        async def take(self) -> int:
+            return await self._limits.acquire(await self._limits.ticket(), 1)
+
+        async def give(self, permit: int) -> None:
+            await self._limits.release(permit, "ok", None)
+
+    first, second = (ray.remote(Holder).options(num_cpus=0).remote(desk) for _ in range(2))
+    permit = ray.get(first.take.remote())
+    taken = second.take.remote()
+    assert ray.wait([taken], timeout=2.0)[0] == [], "four times the lease"
+    ray.get(first.give.remote(permit))
+    ray.get(taken)
+    ray.kill(second)
+    ray.get(first.take.remote())
+
+
+def test_a_desk_that_was_started_again_knows_what_was_spent_and_takes_no_permit_for_its_own(desk) -> None:
+    def kill() -> None:
+        pid = ray.get(desk.process.remote())
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: ray.get(desk.process.remote()) != pid)
+
+    async def spend() -> list[str]:
+        one, other = _RemotePurse(desk), _RemotePurse(desk)
+        said = [await one.check()]
+        await one.spend(60, 0.0)
+        said.append(await other.check())
+        await asyncio.to_thread(kill)
+        await other.spend(50, 0.0)
+        said += [await other.check(), await one.check(), await other.check()]
+        return said
+
+    nothing, some, after, both, known = asyncio.run(spend())
+    assert (nothing, some, after) == ("", "", ""), "what is not told yet is not known"
+    assert "110" in both
+    assert known == both
+
+    async def permits() -> list[int]:
+        limits = _RemoteLimits(desk, "endpoint", ONE)
+        before = await limits.acquire(await limits.ticket(), 1)
+        await asyncio.to_thread(kill)
+        mine = await limits.acquire(await limits.ticket(), 1)
+        await limits.release(before, "refused", 60.0)  # of a limiter that is gone: it holds nobody back
+        await limits.release(mine, "ok", None)
+        await limits.release(await limits.acquire(await limits.ticket(), 1), "ok", None)
+        return [before, mine]
+
+    before, mine = asyncio.run(permits())
+    assert mine > before

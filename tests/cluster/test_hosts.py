@@ -22,7 +22,7 @@ from dgym.errors import InfrastructureError, StudentError
 from dgym.fakes import FakeDomain
 from dgym.models.recipe import Recipe
 from dgym.specs import EpisodeSpec, Seeds
-from dgym.students.host import HostedStudent, StudentConfig
+from dgym.students.host import HostedStudent, HostStats, StudentConfig
 from tests.rows import assert_same_rows
 from tests.waiting import until
 
@@ -47,7 +47,9 @@ class Handle:
         self.remote = self.closed.append
 
 
-def managed(count: int) -> tuple[HostManager, list[Handle], list[Handle]]:
+def managed(
+    count: int, tenants: int = 1, ready: Callable[[Handle], bool] = lambda _: True
+) -> tuple[HostManager, list[Handle], list[Handle]]:
     started: list[Handle] = []
     ended: list[Handle] = []
 
@@ -55,7 +57,7 @@ def managed(count: int) -> tuple[HostManager, list[Handle], list[Handle]]:
         started.append(Handle(len(started)))
         return started[-1]
 
-    return HostManager(count, start, ended.append), started, ended
+    return HostManager(count, start, ended.append, tenants, ready, lambda h: HostStats(process=h.name)), started, ended
 
 
 def test_the_host_with_the_fewest_leases_is_leased() -> None:
@@ -84,6 +86,59 @@ def test_a_host_that_died_is_replaced_once_however_many_say_so() -> None:
     manager.release("a")
     assert started[3].closed == ["a"]
     assert manager.replace("a", 7)[0].name == 3, "a lease that was reclaimed meanwhile is leased anew"
+
+
+def test_a_host_that_has_the_base_is_leased_before_another_with_as_few_leases() -> None:
+    manager, started, _ = managed(3, tenants=2)
+    assert [manager.acquire(lease, base)[0].name for lease, base in (("a", "x"), ("b", "y"), ("c", "z"))] == [0, 1, 2]
+    assert manager.acquire("d", "z")[0].name == 2
+    assert manager.acquire("e", "z")[0].name == 0, "that one is full"
+    assert [host.name for host in started] == [0, 1, 2]
+
+
+def test_hosts_follow_the_queue_in_steps() -> None:
+    there: set[int] = set()
+    manager, started, ended = managed(1, tenants=2, ready=lambda host: host.name in there)
+    assert manager.fit(left=100, most=6) == 1, "it may start any moment"
+    assert len(started) == 1, "nothing is added while one waits"
+    there |= {0}
+    manager.fit(left=100, most=6)
+    manager.fit(left=100, most=6)
+    assert len(started) == 2
+    there |= {1}
+    manager.fit(left=100, most=6)
+    assert len(started) == 4
+    there |= {2, 3}
+    manager.fit(left=100, most=6)
+    assert len(started) == 6, "no more than there may be"
+    assert [manager.acquire(lease)[0].name for lease in ("a", "b", "c")] == [0, 1, 2]
+    assert manager.fit(left=7, most=6) == 4
+    assert [host.name for host in ended] == [5, 4], "those that have not started go first"
+    there |= {4}
+    assert manager.fit(left=3, most=6) == 3
+    assert [host.name for host in ended] == [5, 4, 3]
+    assert manager.fit(left=1, most=6) == 3, "a host with a lease stays"
+    manager.release("c")
+    manager.release("b")
+    assert manager.fit(left=1, most=6) == 1
+    assert [host.name for host in manager.hosts()] == [0]
+    assert [stats.process for stats in manager.ended()] == [3, 2, 1]
+    assert all(stats.ended is not None for stats in manager.ended())
+    assert manager.fit(left=0, most=6) == 1, "an episode may begin anew"
+
+
+def test_a_lease_moves_from_a_host_that_waits_for_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    there: set[int] = set()
+    manager, _, _ = managed(2, tenants=1, ready=lambda host: host.name in there)
+    assert manager.acquire("a")[0].name == 0
+    assert manager.move("a")[0].name == 0, "it has not waited for long, and neither has the other"
+    monkeypatch.setattr(hosts, "SOON", -1.0)
+    there.add(1)
+    assert [host.name for host in manager.late()] == [0]
+    assert manager.move("a")[0].name == 1
+    assert manager.acquire("b")[0].name == 0, "the other is full"
+    assert manager.move("b")[0].name == 0
+    assert manager.fit(left=2, most=2) == 1
 
 
 # On Ray ---------------------------------------------------------------------------------------------------------------
@@ -342,7 +397,7 @@ def test_where_there_is_no_room_for_another_host_the_episode_ends(root, monkeypa
     ray.kill(other)
     end_hosts(manager)
     end_hosts(manager)  # twice is harmless
-    assert host_stats(manager) == ([], 0)
+    until(lambda: host_stats(manager) == ([], 0))
 
 
 def test_a_cause_is_named_in_a_sentence() -> None:

@@ -56,6 +56,17 @@ def test_students_of_a_kind_are_one_part_with_the_largest_need(tmp_path: Path, m
     assert all(part.folder == tmp_path and part.suite == "suite" for part, *_ in parts(job))
 
 
+def test_episodes_of_one_large_base_come_before_those_of_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"a": 1_000_000, "b": 2_000_000, "c": 600_000_000, "d": 700_000_000}
+    monkeypatch.setattr(FakeFamily, "bytes", lambda self, variant, precision: sizes[variant])
+    names = ["d", "a", "c", "b", "d", "a", "c", "b"]
+    todo = [identify(spec(student=f"fake:{name}", seeds=Seeds.all(seed))) for seed, name in enumerate(names)]
+    found = [[(i.variant, i.spec.seeds.variant) for i in part.episodes] for part, *_ in parts(Job(todo, tmp_path))]
+    assert found == [[("d", 0), ("d", 4), ("c", 2), ("c", 6)], [("a", 1), ("b", 3), ("a", 5), ("b", 7)]]
+
+
 def test_what_is_wrong_with_a_student_is_left_to_its_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(self: Any, variant: str, precision: str) -> int:
         raise UsageError("it is not here")

@@ -56,6 +56,7 @@ def test_in_process_and_on_ray_with_one_or_four_workers_give_the_same_rows(tmp_p
 
 BAD = """
 import os
+from pathlib import Path
 from dgym import Example, Plan, PlanItem
 
 class _Base:
@@ -80,6 +81,18 @@ class Dies(_Base):
     def plan(self, brief, state):
         os._exit(1)
 
+class DiesWriting(_Base):
+    def generate(self, brief, item):
+        os._exit(1)
+
+class DiesOnce(_Base):
+    def generate(self, brief, item):
+        try:
+            (Path(__file__).parent / "died").touch(exist_ok=False)
+        except FileExistsError:
+            return super().generate(brief, item)
+        os._exit(1)
+
 class Good(_Base):
     pass
 """
@@ -88,22 +101,34 @@ class Good(_Base):
 def test_a_failing_teacher_is_a_row_with_its_reason_and_siblings_are_unharmed(tmp_path: Path) -> None:
     file = tmp_path / "bad.py"
     file.write_text(BAD)
-    reasons = {"Raises": "no idea", "Silent": "no examples", "Rubbish": "malformed", "Dies": "died"}
+    reasons = {
+        "Raises": "no idea",
+        "Silent": "no examples",
+        "Rubbish": "malformed",
+        "Dies": "died 4 times",
+        "DiesWriting": "Teacher workers died 4 times under this episode",
+    }
     todo = [
-        EpisodeSpec(teacher=f"{file}:{name}", domain="fake", student="fake", rules=FAKE) for name in (*reasons, "Good")
+        EpisodeSpec(teacher=f"{file}:{name}", domain="fake", student="fake", rules=FAKE)
+        for name in (*reasons, "Good", "DiesOnce")
     ]
     explodes = Recipe(learning_rate=1e30)
     todo.append(EpisodeSpec(teacher="uniform", recipe=explodes, rules=REAL))
     summary = bench(todo, tmp_path / "run", backend=RayBackend(hosts=1, workers=1))
-    assert len(summary.ok) == 1
+    assert len(summary.ok) == 2
     assert len(summary.failed) == len(reasons) + 1
     frame = results.open(tmp_path / "run").episodes.set_index("teacher")
     for name, reason in reasons.items():
         row = frame.loc[f"{file}:{name}"]
         assert row.status == "failed"
         assert reason in row.error
-        assert row.error_boundary == ("infrastructure" if name == "Dies" else "teacher")
+        assert row.error_boundary == ("infrastructure" if name.startswith("Dies") else "teacher")
+    assert json.loads(frame.loc[f"{file}:Dies"].deaths) == {"episode": 4}
+    assert json.loads(frame.loc[f"{file}:DiesWriting"].deaths) == {"worker": 4}
     assert frame.loc[f"{file}:Good"].status == "ok"
+    again = frame.loc[f"{file}:DiesOnce"]
+    assert (again.status, json.loads(again.deaths)["worker"]) == ("ok", 1)
+    assert again.best_test == frame.loc[f"{file}:Good"].best_test
     assert frame.loc["uniform"].error_boundary == "student"
     assert frame.loc["uniform"].error.startswith("The training loss became")
 

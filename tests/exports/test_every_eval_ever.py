@@ -36,7 +36,7 @@ def quick(tmp_path_factory):
 
 
 def records(exported) -> dict[str, dict]:
-    found = [json.loads((exported.folder / path).read_text()) for path in exported.records]
+    found = [json.loads(Path(exported.folder, path).read_text()) for path in exported.records]
     return {record["model_info"]["name"]: record for record in found}
 
 
@@ -102,7 +102,7 @@ def test_answers_are_lines_that_fit_the_schema_and_give_the_score(tmp_path) -> N
     (record,) = records(done).values()
     schema(NAMES[0]).validate(record)
     companion = record["detailed_evaluation_results"]
-    text = (done.folder / companion["file_path"]).read_text()
+    text = Path(done.folder, companion["file_path"]).read_text()
     assert companion["file_path"] == done.records[0].removesuffix(".json") + "_samples.jsonl"
     assert companion["checksum"] == hashlib.sha256(text.encode()).hexdigest()
     lines = [json.loads(line) for line in text.splitlines()]

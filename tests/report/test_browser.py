@@ -65,7 +65,8 @@ def pages(fake_run, hostile_run, tmp_path_factory):
     writer.fail(ValueError("nothing went well"))
     runs = {"fake": fake_run, "hostile": hostile_run, "failed": failed, "quick": PUBLISHED / "quick"}
     return {
-        name: write(results.open(run), folder / f"{name}.html", bootstrap=Bootstrap(200)) for name, run in runs.items()
+        name: Path(write(results.open(run), folder / f"{name}.html", bootstrap=Bootstrap(200)))
+        for name, run in runs.items()
     }
 
 

@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
 from pathlib import PurePosixPath
 
 import fsspec
@@ -13,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow.fs import FileSelector
 
 from dgym.errors import InfrastructureError, UsageError
-from dgym.results.place import Place, write_files
+from dgym.results.place import Place, read_file, write_file, write_files
 from tests.s3 import KEY, SECRET, serving
 
 
@@ -152,3 +153,38 @@ def test_a_folder_without_permission_is_one_line(tmp_path):
     finally:
         os.seteuid(0)
     assert place.sizes() == {}
+
+
+def test_one_file_is_written_replaced_and_read_by_its_path_or_url(place):
+    file = place.shown("a", "b.txt")
+    with pytest.raises(UsageError, match=r"b\.txt cannot be read"):
+        read_file(file)
+    assert write_file(file, "old") == file
+    assert write_file(file, b"newer") == file
+    assert read_file(file) == b"newer"
+    assert place.sizes() == {PurePosixPath("a/b.txt"): 5}
+    for folder in (place.shown("a"), f"{place.shown('new')}/"):
+        with pytest.raises(UsageError, match="is a folder"):
+            write_file(folder, "text")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_file(place.shown("a"))
+    assert place.sizes() == {PurePosixPath("a/b.txt"): 5}
+
+
+def test_a_pipe_is_written_to_and_read_from_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_file(pipe, "through")
+    assert pipe.is_fifo()
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    threading.Thread(target=pipe.write_bytes, args=(b"back",), daemon=True).start()
+    assert read_file(pipe) == b"back"
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UsageError, match="below/a cannot be written: Not a directory") as said:
+        write_file(tmp_path / "file" / "below" / "a", "x")
+    assert "\n" not in str(said.value)

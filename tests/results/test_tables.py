@@ -94,7 +94,7 @@ def test_files_carry_schema_version_and_documented_columns(tmp_path):
         assert schema == table.schema
         # Arrow's own comparison of metadata stumbles over maps.
         assert [f.metadata for f in schema] == [f.metadata for f in table.schema]
-        assert schema.metadata[b"dgym.schema"] == b"4"
+        assert schema.metadata[b"dgym.schema"] == b"5"
         assert all(column.meaning for column in table.columns)
         assert not {column.name for column in PARTITIONS} & set(schema.names)
 
