@@ -350,7 +350,7 @@ def evaluate(
     domain: DomainOption = "math",
     student: StudentOption = "micro-math:a",
     split: Annotated[SplitName, typer.Option(help="Which problems.")] = SplitName.feedback,
-    trained: Annotated[Path | None, typer.Option(help="Folder of a trained student.", callback=refuse_url)] = None,
+    trained: Annotated[str | None, typer.Option(help="Folder of a trained student, or its URL.")] = None,
     share: ShareOption = 1.0,
     problems: ProblemsOption = None,
     recipe: RecipeOption = None,
@@ -424,7 +424,7 @@ def generate(
 @app.command()
 def train(
     examples: Annotated[str, typer.Option(help="Examples, from `dgym generate`: a file, or its URL.")],
-    out: Annotated[Path, typer.Option(help="Folder for the trained student.", callback=refuse_url)],
+    out: Annotated[str, typer.Option(help="Folder for the trained student, or its URL.")],
     student: StudentOption = "micro-math:a",
     domain: DomainOption = "math",
     seed: SeedOption = 1,

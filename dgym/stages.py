@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar
 
 from dgym.bench import open_loop, reachable, student_config
@@ -30,24 +29,25 @@ from dgym.core import (
 from dgym.domains import make_domain
 from dgym.episode import LocalPool, evaluate, teach, used
 from dgym.errors import StudentError, UsageError, one_line
-from dgym.results.place import read_file, write_file
+from dgym.results.place import Place, read_file, write_file
 from dgym.specs import EpisodeSpec, identify
 from dgym.students.host import StudentHost, local_student
 
 T = TypeVar("T")
 
 
-def open_student(spec: EpisodeSpec, folder: Path | None = None) -> Student:
-    """Opens a spec's student in this process, trained as saved in `folder`."""
+def open_student(spec: EpisodeSpec, folder: str | PathLike[str] | None = None) -> Student:
+    """Opens a spec's student in this process, trained as saved in `folder`, a path or URL."""
     identity = identify(spec)
     student = local_student(StudentHost(), student_config(identity), "stage")
     if folder is not None:
-        student.load(str(folder))
+        with Place.of(folder).as_folder() as here:
+            student.load(str(here))
     return student
 
 
 def evaluate_stage(
-    spec: EpisodeSpec, splits: Sequence[Split], folder: Path | None
+    spec: EpisodeSpec, splits: Sequence[Split], folder: str | PathLike[str] | None
 ) -> tuple[Feedback, Mapping[str, float]]:
     """Asks a student the problems of some splits, graded together.
 
@@ -62,12 +62,13 @@ def evaluate_stage(
     return feedback, dict(domain.summary(feedback.attempts)) if isinstance(domain, Summarises) else {}
 
 
-def train_stage(spec: EpisodeSpec, examples: Sequence[Example], folder: Path) -> dict[str, float]:
-    """Trains an untrained student on examples and saves it in `folder`."""
+def train_stage(spec: EpisodeSpec, examples: Sequence[Example], folder: str | PathLike[str]) -> dict[str, float]:
+    """Trains an untrained student on examples and saves it in `folder`, a path or URL."""
     student = open_student(spec)
     seed = derive_seed("train", spec.seeds.training, 1)
     report = dict(student.train(examples, seed=seed, fresh=True))
-    student.save(str(folder))
+    with Place.of(folder).as_folder(write=True) as here:
+        student.save(str(here))
     return report
 
 

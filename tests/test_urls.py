@@ -192,6 +192,25 @@ def test_stages_exchange_their_files_at_urls(s3, here):
     assert refusal("train", *fake, "--examples", missing, "--out", "x").startswith(f"{missing} cannot be read: ")
 
 
+def test_an_adapter_at_a_url_is_the_one_that_was_trained(s3, here):
+    few = ("-d", "math", "-s", "micro-math:a", "--share", 0.03)
+    dgym("evaluate", *few, "--out", "attempts")
+    dgym("generate", "-d", "math", "--share", 0.03, "--attempts", "attempts", "--out", "examples", "--examples", 24)
+    student = ("-d", "math", "-s", "micro-math:a")
+    url = f"{s3}/adapters/one"
+    for out in (url, "one"):
+        dgym("train", *student, "--examples", "examples", "--out", out)
+    files = {file.name: file.read_bytes() for file in Path("one").iterdir()}
+    assert names(url) == files.keys()
+    assert any(name.endswith(".safetensors") for name in files)
+    assert {name: Place.of(url).read(name) for name in files} == files
+    for trained, out in ((url, "far"), ("one", "near")):
+        dgym("evaluate", *few, "--trained", trained, "--out", out)
+    assert Path("far").read_bytes() == Path("near").read_bytes() != Path("attempts").read_bytes()
+    missing = f"{s3}/adapters/none"
+    assert refusal("evaluate", *few, "--trained", missing, "--out", "x") == f"There is nothing at {missing!r}."
+
+
 # --------------------------------------------------------------------------------------------------------------
 # Where a path of this machine is needed
 
@@ -214,7 +233,7 @@ LOCAL = list(path_options(typer.main.get_command(app)))
 
 
 def test_such_options_are_found():
-    assert (["train"], "--out") in LOCAL
+    assert (["submit"], "--out") in LOCAL
     assert (["submit"], "") in LOCAL
     assert len(LOCAL) > 8
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike, fspath
@@ -238,6 +240,34 @@ class Place:
         system.makedirs(folder, exist_ok=True)
         system.pipe_file(temporary, data)
         system.mv(temporary, path)
+
+    @contextmanager
+    def as_folder(self, *, write: bool = False) -> Iterator[Path]:
+        """Gives this place as a folder of this machine: itself, or a copy that lasts as long as the context.
+
+        Args:
+            write: Whether the folder is to be filled: a copy then begins empty and is stored afterwards, file by file.
+
+        Raises:
+            UsageError: If there is nothing to be read.
+            InfrastructureError: If it cannot be stored.
+        """
+        if self.local:
+            yield Path(self.path)
+            return
+        with tempfile.TemporaryDirectory(prefix="dgym-") as scratch:
+            copy = Path(scratch)
+            if not write:
+                found = self.sizes()
+                if not found:
+                    raise UsageError(f"There is nothing at {self.name!r}.")
+                for path in found:
+                    copy.joinpath(path).parent.mkdir(parents=True, exist_ok=True)
+                    copy.joinpath(path).write_bytes(self.read(*path.parts))
+            yield copy
+            if write:
+                for file in sorted(file for file in copy.rglob("*") if file.is_file()):
+                    self.write(file.read_bytes(), *file.relative_to(copy).parts)
 
     def remove(self, *parts: str) -> None:
         """Removes a file; one that is not there is ignored.
