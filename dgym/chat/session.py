@@ -124,7 +124,8 @@ class LocalLimiters:
     def of(self, key: str, rates: Rates) -> Limiter:
         """See `Limiters.of`."""
         if key not in self.made:
-            self.made[key] = Limiter(rates.start, rates.requests_per_minute, rates.tokens_per_minute, first=self._first)
+            limits = rates.requests_per_minute, rates.tokens_per_minute
+            self.made[key] = Limiter(rates.start, *limits, lease=self._lease, first=self._first)
         return self.made[key]
 
 

@@ -25,10 +25,10 @@ from dgym.teachers import make_teacher
 PASSED: Final = ("DGYM_VLLM", "DGYM_VLLM_ARGS", "DGYM_VLLM_URL")
 """Variables of the environment that the processes of a running cluster need to have too."""
 
-LEASE: Final = 30.0
+LEASE: Final = 15.0
 """Seconds after which a permit that is not renewed is taken back: the process that had it died."""
 
-RENEWING: Final = 5.0
+RENEWING: Final = 3.0
 """Seconds between two renewals of the permits that a process has."""
 
 

@@ -103,7 +103,7 @@ def test_a_permit_is_kept_while_its_process_lives_and_taken_back_when_it_dies(de
             return await self._limits.acquire(await self._limits.ticket(), 1)
 
         async def give(self, permit: int) -> None:
-            await self._limits.release(permit, "ok", None)
+            await self._limits.release(permit, "other", None)  # which changes no limit
 
     first, second = (ray.remote(Holder).options(num_cpus=0).remote(desk) for _ in range(2))
     permit = ray.get(first.take.remote())
