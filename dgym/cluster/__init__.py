@@ -218,7 +218,7 @@ class RayBackend:
 
         from dgym.cluster.nodes import check_nodes
         from dgym.cluster.queue import Queue
-        from dgym.cluster.trial import RESTARTS, EpisodeTrial, Watcher
+        from dgym.cluster.trial import RESTARTS, EpisodeTrial, InOrder, Watcher
 
         search = BasicVariantGenerator(max_concurrent=hosts * tenants)
         queue = None
@@ -243,6 +243,7 @@ class RayBackend:
                 param_space=space,
                 tune_config=tune.TuneConfig(
                     search_alg=search,
+                    scheduler=InOrder(),
                     reuse_actors=True,
                     trial_name_creator=names,
                     trial_dirname_creator=names,
@@ -307,6 +308,8 @@ def quiet(verbose: bool) -> None:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths of teachers stay valid
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Tune's own record of a run, which dgym does not read; with thousands of trials it is written slowly.
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's default of 15 starves the students as soon as anything else runs on the machine.
