@@ -218,7 +218,7 @@ class RayBackend:
 
         from dgym.cluster.nodes import check_nodes
         from dgym.cluster.queue import Queue
-        from dgym.cluster.trial import RESTARTS, EpisodeTrial, InOrder, Watcher
+        from dgym.cluster.trial import RESTARTS, EpisodeTrial, Latest, Watcher
 
         search = BasicVariantGenerator(max_concurrent=hosts * tenants)
         queue = None
@@ -243,7 +243,7 @@ class RayBackend:
                 param_space=space,
                 tune_config=tune.TuneConfig(
                     search_alg=search,
-                    scheduler=InOrder(),
+                    scheduler=Latest(),
                     reuse_actors=True,
                     trial_name_creator=names,
                     trial_dirname_creator=names,

@@ -87,17 +87,19 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
             self._student = None
 
 
-class InOrder(FIFOScheduler):  # type: ignore[misc]
-    """Starts episodes in their order, as Tune does, but looks for the next among those that are not over.
+class Latest(FIFOScheduler):  # type: ignore[misc]
+    """Gives a process that became free to the episode that was added last, of those that are not over.
 
-    Tune's own looks through all trials, each time that something happens: with ten thousand of them that is a large
-    part of what the driver does.
+    There are never more episodes waiting than run at a time, and they are added in their order. For the first of those
+    that wait, a process is being started already; Tune's own scheduler would give it the free one and throw the other
+    away, again and again where episodes are shorter than the start of a process. It also looks through all trials, each
+    time that something happens.
     """
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Returns the first trial that waits; `None` if there is none."""
+        """Returns the last trial that waits; `None` if there is none."""
         waiting = [trial for trial in tune_controller.get_live_trials() if trial.status == Trial.PENDING]
-        return min(waiting, key=lambda trial: trial.config["index"], default=None)
+        return max(waiting, key=lambda trial: trial.config["index"], default=None)
 
 
 class Watcher(tune.Callback):  # type: ignore[misc]
