@@ -456,9 +456,9 @@ def test_files_of_a_newer_dgym_are_left_out_by_that_name(tmp_path):
     write(tmp_path, identity())
     path = tmp_path / write(tmp_path, identity(seed=2))
     table = pq.read_table(path, partitioning=None)
-    pq.write_table(table.replace_schema_metadata({b"dgym.schema": b"5"}), path)
+    pq.write_table(table.replace_schema_metadata({b"dgym.schema": b"6"}), path)
     run = results.open(tmp_path)
-    with pytest.warns(UserWarning, match="version 5, this dgym reads 2, 3, 4; a newer dgym wrote it"):
+    with pytest.warns(UserWarning, match="version 6, this dgym reads 2, 3, 4, 5; a newer dgym wrote it"):
         assert len(run.episodes) == 1
     assert run.partial == ("Partial: 1 file of the table episodes cannot be read.",)
     with warnings.catch_warnings():
