@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import simpy
 
+from dgym.cluster import MOST_WORKERS
 from dgym.cluster.pool import EPISODES_PER_WORKER
 from dgym.teachers.chatting import CONCURRENCY
 
@@ -63,9 +64,9 @@ class World:
     requests_per_minute: float = option(0.0, "that the endpoint allows; 0: any number")
     tokens_per_minute: float = option(0.0, "that the endpoint allows; 0: any number")
     tokens: float = option(1000.0, "of a call")
-    workers: int = option(2, "teacher workers")
+    workers: int = option(2, "teacher workers; by default as many as GPUs, from 2 to 32, as on Ray")
     compute: float = option(0.0001, "seconds of an item, where teachers compute")
-    driver: float = option(0.02, "the driver's CPU seconds a report")
+    driver: float = option(0.003, "the driver's CPU seconds a report; see scale.py")
 
     @cached_property
     def calls_per_minute(self) -> float:
@@ -345,6 +346,11 @@ def draw(cells: list[Cell], file: Path) -> None:
     chart.facet(alt.Facet("calls:N", sort=list(names.values()), title=None), columns=2).save(str(file))
 
 
+def workers_of(gpus: int) -> int:
+    """Returns how many teacher workers a run takes by itself; see `dgym.cluster.RayBackend`."""
+    return min(max(2, gpus), MOST_WORKERS)
+
+
 def main() -> None:
     """Simulates all cells and prints them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -363,6 +369,7 @@ def main() -> None:
     for f in options:
         kind, what = type(f.default), f"{f.metadata['help']} ({f.default:g})"
         add(f"--{f.name.replace('_', '-')}", type=kind, default=f.default, help=what)
+    parser.set_defaults(workers=0)
     add("--reports", type=int, default=2000, help="least reports of iterations that a cell's outcome comes from")
     add("--seed", type=int, default=0)
     add("--json", action="store_true")
@@ -373,7 +380,10 @@ def main() -> None:
     answer = (seconds[1] if args.answer is None else args.answer) / args.speedup
     given = World(train=train, answer=answer, **{f.name: getattr(args, f.name) for f in options})
     kinds = itertools.product(args.latency, args.gpus, args.tenants)
-    worlds = [replace(given, latency=latency, gpus=gpus, tenants=tenants) for latency, gpus, tenants in kinds]
+    worlds = [
+        replace(given, latency=latency, gpus=gpus, tenants=tenants, workers=given.workers or workers_of(gpus))
+        for latency, gpus, tenants in kinds
+    ]
     cells = [simulate(world, args.reports, args.seed) for world in worlds]
     if args.json:
         print(json.dumps([asdict(cell) | {"bottleneck": cell.bottleneck} for cell in cells], indent=2))
