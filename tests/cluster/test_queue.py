@@ -166,7 +166,7 @@ def test_a_machine_that_joins_with_another_dgym_stops_the_run_and_nothing_is_los
     machines = []
 
     def report(progress: Progress) -> None:
-        if not machines:
+        if progress.status == "ok" and not machines:
             machines.append(
                 cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(other)}, node_ip_address="127.0.0.2")
             )
