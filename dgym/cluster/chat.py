@@ -99,8 +99,8 @@ class ChatDesk:
         """
         self._spent[who] = tokens, cost
         purse = LocalPurse(self._settings)
-        for part in self._spent.values():
-            await purse.spend(*part)
+        purse.tokens = sum(tokens for tokens, _ in self._spent.values())
+        purse.cost = sum(cost for _, cost in self._spent.values())
         return await purse.check()
 
     async def servers(self) -> Any:

@@ -72,12 +72,12 @@ class RayPool:
         workers: Sequence[Any],
         name: str,
         params: Mapping[str, Any],
-        shift: int = 0,
-        alone: Callable[[], Any] | None = None,
-        deaths: Counter[str] | None = None,
+        shift: int,
+        alone: Callable[[], Any],
+        deaths: Counter[str],
     ) -> None:
         self._workers, self._name, self._params, self._shift = list(workers), name, dict(params), shift
-        self._alone, self._deaths = alone, Counter[str]() if deaths is None else deaths
+        self._alone, self._deaths = alone, deaths
 
     def generate(self, brief: Brief, items: Sequence[PlanItem]) -> list[Written]:
         """Maps the engine over the items; a worker that dies again and again fails its items."""
@@ -101,8 +101,8 @@ class RayPool:
         return worker.work.remote(self._name, self._params, brief, items)
 
     def _again(self, brief: Brief, items: Sequence[PlanItem], error: Exception) -> list[Written]:
-        for _ in range(TRIES if self._alone is not None else 0):
-            worker = self._alone() if self._alone is not None else None
+        for _ in range(TRIES):
+            worker = self._alone()
             try:
                 written: list[Written] = ray.get(self._ask(worker, brief, items))
             except DIED as again:
