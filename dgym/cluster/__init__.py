@@ -129,9 +129,12 @@ class RayBackend:
             if self.address is not None:
                 check_nodes(job.folder)
             serving = serves(job)
-            todo = parts(job)
+            todo = [
+                (part, need.accelerator, partial(self._plan, need, threads, serving))
+                for part, need, threads in parts(job)
+            ]
             # What does not fit is said before anything is run.
-            hosts = max((self._plan(need, threads, serving).hosts for _, need, threads in todo), default=1)
+            hosts = max((plan_now().hosts for *_, plan_now in todo), default=1)
             name = f"dgym-desk-{uuid4().hex}"
             desk = start_desk(job.chat, name)
             alone = Workers(job.chat, name)
@@ -139,9 +142,7 @@ class RayBackend:
             self._watched["metrics"] = Metrics(job)
             report = self._watched["metrics"].counted(report)
             shared = Shared(None, workers, alone, desk)
-            return Usage.total(
-                [self._part(part, need, threads, serving, report, shared) for part, need, threads in todo]
-            )
+            return Usage.total([self._part(*part, report, shared) for part in todo])
         finally:
             if desk is not None:
                 stop_servers(desk)
@@ -163,14 +164,14 @@ class RayBackend:
         found = plan(there, need, wishes, grows=self.address is not None)
         return replace(found, hosts=min(found.hosts, self.max_hosts or found.hosts))
 
-    def _part(self, job: Job, need: Need, threads: int, serving: bool, report: Report, shared: Shared) -> Usage:
+    def _part(self, job: Job, on_gpus: bool, plan_now: Callable[[], Plan], report: Report, shared: Shared) -> Usage:
         import ray
 
         from dgym.cluster.hosts import end_hosts, host_stats, start_manager
         from dgym.cluster.nodes import versions
         from dgym.cluster.watching import Observer
 
-        plan = self._plan(need, threads, serving)
+        plan = plan_now()
         hosts = min(len(job.episodes), plan.hosts)
         driver = None if self.address is None else versions()
         manager = start_manager(hosts, plan.tenants, plan.gpus, job.chat, shared.alone.desk, driver)
@@ -178,7 +179,7 @@ class RayBackend:
         unheld = _unheld(hosts, len(job.episodes), plan)
         observer = Observer(manager, job, self._watched["metrics"], plan.gpus, unheld)
         self._watched["observer"] = observer
-        most = partial(self._most, need, threads, serving)
+        most = partial(self._most, on_gpus, plan_now)
         try:
             self._tune(job, report, replace(shared, manager=manager), hosts, plan.tenants, most)
             return Usage.of(*host_stats(manager))
@@ -186,7 +187,7 @@ class RayBackend:
             observer.close()
             end_hosts(manager)
 
-    def _most(self, need: Need, threads: int, serving: bool) -> int:
+    def _most(self, on_gpus: bool, plan_now: Callable[[], Plan]) -> int:
         """Returns how many hosts there may be on the machines of now, or, of GPUs, on those that the cluster can have.
 
         Ray itself knows whether there is a GPU for a host, and makes one that waits for it a reason for more machines;
@@ -194,7 +195,7 @@ class RayBackend:
         """
         if self.hosts is not None:
             return self.hosts
-        fitting = sys.maxsize if need.accelerator else self._plan(need, threads, serving).hosts
+        fitting = sys.maxsize if on_gpus else plan_now().hosts
         return min(fitting, self.max_hosts or sys.maxsize)
 
     def _share(self, at_a_time: int) -> float:
