@@ -48,6 +48,21 @@ class Scripted:
         return Teacher("scripted", dict.fromkeys(registry.names("environment"), self), self)
 
 
+@pytest.fixture
+def hub_offline(monkeypatch):
+    """Tells the hub's libraries to stay off the network.
+
+    They read HF_HUB_OFFLINE when they are first imported, and keep it. So they are imported before it is set, or
+    they would stay off the network in every test that follows.
+    """
+    import datasets.config  # noqa: F401
+    import huggingface_hub.constants  # noqa: F401
+
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+
+
 @pytest.fixture(scope="module")
 def sandboxed():
     """Skips where programs cannot be isolated."""

@@ -24,10 +24,9 @@ BIG = ("paper", "full")
 
 
 @pytest.fixture(autouse=True)
-def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub_offline: None) -> None:
     monkeypatch.setenv("DGYM_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("dgym.requirements.this_machine", partial(Machine, 2))

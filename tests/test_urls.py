@@ -112,7 +112,7 @@ def test_a_data_set_at_a_url_is_the_one_in_a_folder_and_loads_as_said(s3, publis
     assert names(url) == set(found["files"]) == names("data")
     assert [path.name for path in here.iterdir()] == ["data"]
     assert Place.of(url).read("README.md") == Path("data/README.md").read_bytes()
-    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     load = said.replace("\n", "").partition("Read them with: ")[2]
     at_url = eval(load.removesuffix(")") + f", cache_dir={str(here / 'cache')!r})", {"datasets": datasets})
     in_folder = datasets.load_dataset("data", split="train", cache_dir=str(here / "cache"))

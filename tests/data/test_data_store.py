@@ -236,10 +236,8 @@ def test_pip_without_an_index_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         pull(data, report=quiet)
 
 
-def test_without_a_network_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+@pytest.mark.usefixtures("hub_offline")
+def test_without_a_network_the_way_out_is_named() -> None:
     with pytest.raises(InfrastructureError) as caught:
         pull(SET, report=quiet)
     assert "\n" not in str(caught.value)

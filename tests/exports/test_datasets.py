@@ -24,11 +24,10 @@ def run():
 
 
 @pytest.fixture
-def load(tmp_path, monkeypatch):
+def load(tmp_path, hub_offline):
     """Loads an exported folder as anybody would, with a cache of its own."""
     import datasets
 
-    monkeypatch.setattr("datasets.config.HF_DATASETS_OFFLINE", True)
     return lambda folder: datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path / "cache"))
 
 
