@@ -41,6 +41,19 @@ def test_nothing_heavy_is_loaded(code):
     assert loaded(code) == []
 
 
+def test_what_runs_episodes_comes_without_what_makes_frames():
+    assert loaded("import dgym.bench, dgym.results") == ["pyarrow"]
+    assert "pandas" in loaded("import dgym.results\ndgym.results.columns")
+
+
+def test_what_results_offer_is_there_and_nothing_else():
+    from dgym import results
+
+    assert all(callable(getattr(results, name)) for name in results.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'opne'"):
+        results.opne  # noqa: B018
+
+
 def test_make_is_found_lazily_and_others_are_not():
     import dgym
 

@@ -165,8 +165,6 @@ class RayBackend:
         return replace(found, hosts=min(found.hosts, self.max_hosts or found.hosts))
 
     def _part(self, job: Job, on_gpus: bool, plan_now: Callable[[], Plan], report: Report, shared: Shared) -> Usage:
-        import ray
-
         from dgym.cluster.hosts import end_hosts, host_stats, start_manager
         from dgym.cluster.nodes import versions
         from dgym.cluster.watching import Observer
@@ -175,7 +173,6 @@ class RayBackend:
         hosts = min(len(job.episodes), plan.hosts)
         driver = None if self.address is None else versions()
         manager = start_manager(hosts, plan.tenants, plan.gpus, job.chat, shared.alone.desk, driver)
-        ray.get(manager.leases.remote())  # hosts and manager first: a trial must find them
         unheld = _unheld(hosts, len(job.episodes), plan)
         observer = Observer(manager, job, self._watched["metrics"], plan.gpus, unheld)
         self._watched["observer"] = observer
@@ -215,34 +212,32 @@ class RayBackend:
         self, job: Job, report: Report, shared: Shared, hosts: int, tenants: int, most: Callable[[], int]
     ) -> None:
         from ray import tune
-        from ray.tune.search import BasicVariantGenerator
 
         from dgym.cluster.nodes import check_nodes
         from dgym.cluster.queue import Queue
-        from dgym.cluster.trial import RESTARTS, EpisodeTrial, Latest, Watcher
+        from dgym.cluster.trial import RESTARTS, EpisodeTrial, InOrder, Latest, Watcher
 
-        search = BasicVariantGenerator(max_concurrent=hosts * tenants)
-        queue = None
-        if self.address is not None:
-            set_to = partial(setattr, search, "max_concurrent")
-            queue = Queue(shared.manager, tenants, set_to, most, lambda new: check_nodes(job.folder, only=new))
-
-        space: dict[str, Any] = {"index": tune.grid_search(list(range(len(job.episodes))))}
+        configs: list[dict[str, Any]] = [{"index": index} for index in range(len(job.episodes))]
         trackers: list[tune.Callback] = []
         names = None
         if self.track:
             from dgym.cluster.callbacks import callbacks, described, named
 
-            space |= described(job)
+            configs = [config | about for config, about in zip(configs, described(job), strict=True)]
             trackers, names = callbacks(self.track, job), named(job)
+        search = InOrder(configs, hosts * tenants)
+        queue = None
+        if self.address is not None:
+            set_to = partial(setattr, search, "at_a_time")
+            queue = Queue(shared.manager, tenants, set_to, most, lambda new: check_nodes(job.folder, only=new))
         with tempfile.TemporaryDirectory(prefix="dgym-tune-") as scratch:
             tuner = tune.Tuner(
                 tune.with_resources(
                     tune.with_parameters(EpisodeTrial, job=job, shared=shared),
                     {"cpu": self._share(hosts * tenants)},
                 ),
-                param_space=space,
                 tune_config=tune.TuneConfig(
+                    num_samples=len(configs),
                     search_alg=search,
                     scheduler=Latest(),
                     reuse_actors=True,

@@ -84,10 +84,9 @@ def callbacks(names: Sequence[str], job: Job) -> list[tune.Callback]:
     return made
 
 
-def described(job: Job) -> dict[str, Any]:
-    """Returns what a trial's configuration says about its episode, beside the index: a part of the search space."""
-    about = [_about(identity, job.suite) for identity in job.episodes]
-    return {"episode": tune.sample_from(lambda config: about[config["index"]])}
+def described(job: Job) -> list[dict[str, Any]]:
+    """Returns what the trials' configurations say about their episodes, beside the index."""
+    return [{"episode": _about(identity, job.suite)} for identity in job.episodes]
 
 
 def named(job: Job) -> Callable[[Any], str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import ray
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
 
 from dgym.bench import Job, Progress, Report, failed, recorded, student_config
 from dgym.chat import session
@@ -20,6 +22,10 @@ from dgym.cluster.pool import RayPool
 from dgym.errors import InfrastructureError
 from dgym.results.writer import EpisodeWriter
 from dgym.specs import Identity
+
+# Tune counts callbacks for usage statistics, which dgym turns off. To tell whose they are, it would import MLflow and
+# the other trackers, which takes seconds where they are installed.
+usage.tag_callbacks = lambda _: False
 
 RESTARTS: Final = 3
 """How often an episode whose process died begins again before it ends as failed."""
@@ -85,6 +91,41 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
         if self._student is not None:
             self._student.close()
             self._student = None
+
+
+class InOrder(Searcher):  # type: ignore[misc]
+    """Gives Tune the trials of some episodes, in order.
+
+    Tune's own grid search copies the list of all trials for each of them.
+
+    Args:
+        configs: A configuration for each.
+        at_a_time: How many may run at a time; may be changed meanwhile.
+    """
+
+    def __init__(self, configs: Sequence[Mapping[str, Any]], at_a_time: int) -> None:
+        super().__init__()
+        self._left = iter(configs)
+        self._running: set[str] = set()
+        self.at_a_time = at_a_time
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Returns the next trial's configuration; `None` while enough of them run."""
+        if len(self._running) >= self.at_a_time:
+            return None
+        config = next(self._left, None)
+        if config is None:
+            finished: dict[str, Any] = Searcher.FINISHED
+            return finished
+        self._running.add(trial_id)
+        return dict(config)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Makes room for the next."""
+        self._running.discard(trial_id)
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        """Stores nothing: the results folder is the record of what is done."""
 
 
 class Latest(FIFOScheduler):  # type: ignore[misc]

@@ -13,10 +13,17 @@
     results.curves(run), results.skills(run), results.allocations(run), results.costs(run)
 """
 
-from dgym.results.documentation import columns
-from dgym.results.frames import allocations, compare, compare_runs, costs, curves, skills
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from dgym.results.reader import Run, open  # noqa: A004 (used as results.open)
 from dgym.results.writer import EpisodeWriter, finished
+
+if TYPE_CHECKING:
+    from dgym.results.documentation import columns
+    from dgym.results.frames import allocations, compare, compare_runs, costs, curves, skills
 
 __all__ = [
     "EpisodeWriter",
@@ -31,3 +38,11 @@ __all__ = [
     "open",
     "skills",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # What makes frames comes with pandas, which the many processes of a run that only write need not wait for.
+    if name in __all__:
+        module = "documentation" if name == "columns" else "frames"
+        return getattr(import_module(f"dgym.results.{module}"), name)
+    raise AttributeError(f"module 'dgym.results' has no attribute {name!r}")

@@ -17,13 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
 from pathlib import PurePath, PurePosixPath
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from dgym.errors import UsageError, one_line, unknown_name
@@ -39,6 +37,9 @@ from dgym.results.schema import (
     Table,
     partitions_of,
 )
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _BATCH: Final = 32
 """Part files that one thread reads and filters together."""
@@ -237,6 +238,8 @@ class Run:
 
     def _merged(self, table: Table, names: Sequence[str], rows: Any, encoded: bool) -> pa.Table:
         """Reads a published table; see `dgym.results.compact`."""
+        import pyarrow.dataset as ds  # comes with pandas
+
         path = self._place.within(f"{table.name}.parquet")
         texts = [name for name in table.read_schema.names if encoded and _is_text(table, name)]
         try:
@@ -450,6 +453,8 @@ def _fits(rows: Any, table: pa.Table) -> bool:
 
 def _pruned(table: Table, parts: Sequence[PurePosixPath], rows: Any, place: Place) -> list[PurePosixPath]:
     """Leaves out the parts whose path tells that none of their rows is chosen."""
+    import pyarrow.dataset as ds  # comes with pandas
+
     form = ds.ParquetFileFormat()
     fragments = []
     for part in parts:

@@ -17,6 +17,7 @@ import pytest
 from dgym import results
 from dgym.bench import LocalBackend, bench
 from dgym.cluster import RayBackend
+from dgym.cluster.trial import InOrder
 from dgym.core import Budget, Rules
 from dgym.models.recipe import Recipe
 from dgym.specs import EpisodeSpec, Seeds
@@ -195,6 +196,37 @@ def test_a_local_ray_listens_to_this_machine_only_and_asks_for_its_token(tmp_pat
             assert raylet.environ()["RAY_AUTH_MODE"] == "token"
         finally:
             os.killpg(running.pid, signal.SIGKILL)
+
+
+TRACKED = """
+import sys, tempfile
+from dgym.bench import bench
+from dgym.cluster import RayBackend
+from dgym.core import Budget, Rules
+from dgym.specs import EpisodeSpec
+
+rules = Rules(iterations=1, budget=Budget(10))
+spec = EpisodeSpec(teacher="uniform", domain="fake", student="fake", rules=rules)
+assert len(bench([spec], tempfile.mkdtemp(), backend=RayBackend(hosts=1)).ok) == 1
+print("trackers:", *{"mlflow", "wandb", "comet_ml", "aim", "tensorboardX"} & set(sys.modules))
+"""
+
+
+def test_trackers_that_nobody_asked_for_are_not_imported() -> None:
+    """Ray would import all that are installed, to count who uses them."""
+    done = subprocess.run([sys.executable, "-c", TRACKED], capture_output=True, text=True, check=True)
+    assert done.stdout.rpartition("trackers:")[2].split() == []
+
+
+def test_trials_come_in_order_as_many_at_a_time_as_may_run() -> None:
+    search = InOrder([{"index": index} for index in range(4)], 2)
+    assert [search.suggest("a"), search.suggest("b"), search.suggest("c")] == [{"index": 0}, {"index": 1}, None]
+    search.on_trial_complete("a", error=True)
+    assert [search.suggest("c"), search.suggest("d")] == [{"index": 2}, None]
+    search.at_a_time = 3
+    assert search.suggest("d") == {"index": 3}
+    search.on_trial_complete("b")
+    assert search.suggest("e") == InOrder.FINISHED
 
 
 def test_an_unreachable_cluster_is_one_line(tmp_path: Path) -> None:
