@@ -1,13 +1,13 @@
 """Episodes an hour on two student hosts of one thread each against one, on a machine of two cores.
 
-    python benchmarks/hosts.py [--episodes 24] [--rounds 3] [--iterations 2]
+    python benchmarks/hosts.py [--episodes 48] [--rounds 2] [--iterations 3]
 
-The same episodes (micro-math in the domain math, taught by `weakness` and `uniform`) run on Ray with one host and with
-two, teacher workers as by default. Every run is a fresh process with a Ray of its own, the ways take turns, and medians
-count. Episodes an hour are those of the steady part, from the beginning of the first training to the end of the last
-episode: a long run consists of it, and what it leaves out (starting Ray, importing, loading, the first answers) takes
-the same time however many episodes follow. The end, where one host has nothing left to do, is in it. The whole time is
-printed beside it.
+The same episodes (those of the suite `standard` in the domain math, taught by `weakness` and `uniform`) run on Ray with
+one host and with two, teacher workers as by default. Every run is a fresh process with a Ray of its own, the ways take
+turns, and medians count. Episodes an hour are those of the steady part: of the episodes that end after the first of
+every tenant of every host has ended. A long run consists of it, and what it leaves out (starting Ray and all processes,
+importing, loading) takes the same time however many episodes follow. The end, where one host has nothing left to do, is
+in it. The whole time is printed beside it.
 
 What the machine allows is measured in the same turns: as many processes as hosts, without Ray, teachers, grading and
 files, that train and answer as a host does. Processor seconds of the steady part say who needed what: what is not the
@@ -39,6 +39,7 @@ from dgym.cluster import RayBackend
 from dgym.core import Budget, Rules
 from dgym.results import open as open_run
 from dgym.specs import EpisodeSpec, Seeds
+from dgym.students.sizing import COMPUTING
 
 AIM = 1.8
 TEACHERS = ("weakness", "uniform")
@@ -55,8 +56,8 @@ ELSE = "not of the run"
 
 
 def specs(count: int, iterations: int) -> list[EpisodeSpec]:
-    """Returns episodes of about the same work: teachers in turn, then seeds."""
-    rules = Rules(iterations=iterations, budget=Budget(100), share=0.3)
+    """Returns episodes of about the same work, as in `standard`: teachers in turn, then seeds."""
+    rules = Rules(iterations=iterations, budget=Budget(75), share=0.15)
     each = [(seed, teacher) for seed in range(1, -(-count // len(TEACHERS)) + 1) for teacher in TEACHERS]
     return [
         EpisodeSpec(
@@ -78,7 +79,7 @@ Sample = tuple[float, dict[int, tuple[str, float]]]
 
 
 @contextmanager
-def sampled(every: float = 1.0) -> Iterator[list[Sample]]:
+def sampled(every: float = 4.0) -> Iterator[list[Sample]]:
     """Samples kind and processor time of this process and all that it started."""
     samples: list[Sample] = []
     stop = threading.Event()
@@ -122,7 +123,7 @@ def used(samples: list[Sample], start: float, end: float) -> Counter[str]:
 
 
 def run(hosts: int, count: int, iterations: int) -> dict[str, Any]:
-    """Runs the episodes in this process; returns seconds."""
+    """Runs the episodes in this process; returns seconds, but for `whole` those of an episode."""
     import dgym.cluster.hosts as actors
 
     stats: list[Any] = []
@@ -140,16 +141,17 @@ def run(hosts: int, count: int, iterations: int) -> dict[str, Any]:
         whole = time.time() - start
         if len(summary.ok) != count:
             raise SystemExit(f"{len(summary.failed)} of {count} episodes failed: {summary.failed[:1]}")
-        end = open_run(Path(folder, "run")).episodes["finished_at"].max().timestamp()
-    first = min(host.first_training for host in stats)
+        ends = sorted(end.timestamp() for end in open_run(Path(folder, "run")).episodes["finished_at"])
+    begun = hosts * COMPUTING
+    first, end = ends[begun - 1], ends[-1]
     busy = sum(max(0.0, min(b, end) - max(a, first)) for host in stats for a, b in host.busy)
     steady = end - first
     return {
         "whole": whole,
-        "steady": steady,
+        "each": steady / (count - begun),
         "busy": busy / (hosts * steady),
-        "work": busy,
-        "cpu": used(samples, first, end),
+        "work": busy / (count - begun),
+        "cpu": {kind: seconds / (count - begun) for kind, seconds in used(samples, first, end).items()},
     }
 
 
@@ -210,9 +212,9 @@ def alone(hosts: int, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measures both ways and what the machine allows, in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=24)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--iterations", type=int, default=2)
+    parser.add_argument("--episodes", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.part == "bare":
@@ -229,27 +231,27 @@ def main() -> None:
         found = alone(hosts, args)
         runs[hosts].append(found)
         print(
-            f"{hosts} host{'s' * (hosts > 1)}: steady {found['steady']:.1f} s, whole {found['whole']:.1f} s, "
-            f"hosts busy {found['busy']:.0%}; {found['cpu'][ELSE]:.0f} processor seconds meanwhile {ELSE}; bare "
+            f"{hosts} host{'s' * (hosts > 1)}: {found['each']:.2f} s an episode, whole {found['whole']:.1f} s, "
+            f"hosts busy {found['busy']:.0%}; {found['cpu'][ELSE]:.2f} processor seconds an episode {ELSE}; bare "
             f"{times[f'bare {hosts}'][-1]:.1f} s",
             flush=True,
         )
     for hosts, each in runs.items():
-        for name in ("steady", "whole", "work", "busy"):
+        for name in ("each", "whole", "work", "busy"):
             times[f"{name} {hosts}"] = [found[name] for found in each]
         for kind in (*KINDS.values(), RAY, ELSE):
             times[f"{kind} {hosts}"] = [found["cpu"].get(kind, 0.0) for found in each]
     middle = medians(times)
     for hosts in (1, 2):
-        hourly = {name: args.episodes * 3600 / middle[f"{name} {hosts}"] for name in ("steady", "whole")}
-        spent = ", ".join(f"{kind} {middle[f'{kind} {hosts}']:.0f}" for kind in (*KINDS.values(), RAY, ELSE))
+        hourly, of_all = 3600 / middle[f"each {hosts}"], args.episodes * 3600 / middle[f"whole {hosts}"]
+        spent = ", ".join(f"{kind} {middle[f'{kind} {hosts}']:.2f}" for kind in (*KINDS.values(), RAY, ELSE))
         print(
-            f"{hosts} host{'s' * (hosts > 1)}: {hourly['steady']:.0f} episodes an hour ({hourly['whole']:.0f} of the "
-            f"whole time); training and answering {middle[f'work {hosts}'] / args.episodes:.2f} s an episode, busy "
-            f"{middle[f'busy {hosts}']:.0%}; processor seconds: {spent}"
+            f"{hosts} host{'s' * (hosts > 1)}: {hourly:.0f} episodes an hour ({of_all:.0f} of the whole time); each "
+            f"{middle[f'work {hosts}']:.2f} s of training and answering, hosts busy {middle[f'busy {hosts}']:.0%}; "
+            f"processor seconds an episode: {spent}"
         )
     machine = 2 * middle["bare 1"] / middle["bare 2"]
-    ratio = middle["steady 1"] / middle["steady 2"]
+    ratio = middle["each 1"] / middle["each 2"]
     print(
         f"two hosts against one: {ratio:.2f} (at least {AIM}), of the whole time "
         f"{middle['whole 1'] / middle['whole 2']:.2f}; two bare processes against one: {machine:.2f}"

@@ -751,13 +751,15 @@ class Measures(Protocol):
         ...
 
 
+Grade = tuple[float, Mapping[str, float]]
+"""A response's grade in [0, 1], and what else was measured of it."""
+
+
 @runtime_checkable
 class GradesTogether(Protocol):
     """What a domain offers that grades many responses better than one: in groups, or on all cores."""
 
-    def grade_all(
-        self, problems: Sequence[Problem], responses: Sequence[str]
-    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+    def grade_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[Grade]:
         """Returns grade and measures of each response, in order; never raises on what a student wrote."""
         ...
 

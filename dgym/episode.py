@@ -29,6 +29,7 @@ from dgym.core import (
     Feedback,
     Frames,
     Generator,
+    Grade,
     GradesTogether,
     Measures,
     Past,
@@ -246,7 +247,7 @@ class ClosedLoop:
         Where all of the domain's problems stand in the same words, those of the examples do too from here on.
         """
         with self.clock("gate"):
-            verdicts = self._gate.submit([_framed(self.domain, example) for example in examples])
+            verdicts = self._gate.submit(_framed(self.domain, examples))
         self._well_formed += sum(v.reason not in ("malformed", "over-budget") for v in verdicts)
         self._malformed = next((v.example.prompt for v in verdicts if v.reason == "malformed"), self._malformed)
         plan = self._plans[-1] if self._plans else Plan()
@@ -361,20 +362,23 @@ def _looks_kept(verdict: Verdict) -> bool:
 def evaluate(student: Student, domain: Domain, split: Split, problems: Sequence[Problem]) -> Feedback:
     """Asks a student and grades its answers."""
     responses = student.answer(problems)
+    graded = zip(problems, responses, grade(domain, problems, responses), strict=True)
+    return Feedback(split, tuple(Attempt(p, r, score, dict(measures)) for p, r, (score, measures) in graded))
+
+
+def grade(domain: Domain, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[Grade]:
+    """Grades answers: all together where the domain can, else one by one.
+
+    Returns:
+        Grade and measures of each, in order.
+    """
     if isinstance(domain, GradesTogether):
-        graded = domain.grade_all(problems, responses)
-        together = zip(problems, responses, graded, strict=True)
-        return Feedback(split, tuple(Attempt(p, r, score, dict(measures)) for p, r, (score, measures) in together))
-    attempts = (
-        Attempt(problem, response, domain.grade(problem, response), measured(domain, problem, response))
-        for problem, response in zip(problems, responses, strict=True)
-    )
-    return Feedback(split, tuple(attempts))
-
-
-def measured(domain: Domain, problem: Problem, response: str) -> Mapping[str, float]:
-    """Returns what a domain measures of a response beside its grade, if it measures anything."""
-    return dict(domain.measures(problem, response)) if isinstance(domain, Measures) else {}
+        return domain.grade_all(problems, responses)
+    pairs = zip(problems, responses, strict=True)
+    # Asked once, not for each answer: to see what an object offers takes longer than to grade a number.
+    if isinstance(domain, Measures):
+        return [(domain.grade(problem, response), domain.measures(problem, response)) for problem, response in pairs]
+    return [(domain.grade(problem, response), {}) for problem, response in pairs]
 
 
 def used(domain: Domain, split: Split, rules: Rules) -> Sequence[Problem]:
@@ -488,11 +492,16 @@ def overlap_index(domain: Domain, validation: str = "split") -> OverlapIndex:
     return OverlapIndex(domain, problems)
 
 
-def _framed(domain: Domain, example: object) -> object:
-    """Puts an example's problem into the words in which the student is asked all problems."""
-    if isinstance(domain, Frames) and isinstance(example, Example) and isinstance(example.prompt, str):
-        return replace(example, prompt=domain.frame(example.prompt)) if example.prompt.strip() else example
-    return example
+def _framed(domain: Domain, examples: Sequence[object]) -> Sequence[object]:
+    """Puts examples' problems into the words in which the student is asked all problems."""
+    if not isinstance(domain, Frames):
+        return examples
+    return [
+        replace(example, prompt=domain.frame(example.prompt))
+        if isinstance(example, Example) and isinstance(example.prompt, str) and example.prompt.strip()
+        else example
+        for example in examples
+    ]
 
 
 class LocalPool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Final
@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dgym import registry
-from dgym.core import Attempt, Domain, Feedback, GradesTogether, Prepares, Problem, Split, Step
+from dgym.core import Attempt, Domain, Feedback, Grade, Prepares, Problem, Split, Step
 from dgym.domains import make_domain
-from dgym.episode import measured
+from dgym.episode import grade
 from dgym.errors import DgymError, UsageError, one_line
 from dgym.results.compact import write_table
 from dgym.results.place import Place
@@ -35,7 +35,6 @@ _SAME: Final = 1e-9
 """Grades that differ by less are the same."""
 
 Row = dict[str, Any]
-Grade = tuple[float, Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -150,18 +149,6 @@ def rescore(
             else:
                 write_table(table, [run.arrow(table, encoded=True)], out)
     return changes
-
-
-def grade(domain: Domain, problems: Sequence[Problem], responses: Sequence[str]) -> list[Grade]:
-    """Grades answers as `dgym.episode.evaluate` does: all together where the domain can, else one by one.
-
-    Returns:
-        Grade and measures of each, in order.
-    """
-    if isinstance(domain, GradesTogether):
-        return list(domain.grade_all(problems, responses))
-    pairs = zip(problems, responses, strict=True)
-    return [(domain.grade(problem, response), measured(domain, problem, response)) for problem, response in pairs]
 
 
 # --------------------------------------------------------------------------------------------------------------

@@ -225,7 +225,7 @@ class RayBackend:
 
             configs = [config | about for config, about in zip(configs, described(job), strict=True)]
             trackers, names = callbacks(self.track, job), named(job)
-        search = InOrder(configs, hosts * tenants)
+        search = InOrder(configs, hosts, hosts * tenants)
         queue = None
         if self.address is not None:
             set_to = partial(setattr, search, "at_a_time")
@@ -306,6 +306,9 @@ def quiet(verbose: bool) -> None:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
     # Tune's own record of a run, which dgym does not read; with thousands of trials it is written slowly.
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "86400")
+    # How many trials may wait for a process is settled by how many run at a time. By default it is one where the
+    # trials do not come from Tune itself, and it then throws away processes that could be used again.
+    os.environ.setdefault("TUNE_MAX_PENDING_TRIALS_PG", "100000")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's default of 15 starves the students as soon as anything else runs on the machine.

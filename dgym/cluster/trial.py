@@ -96,22 +96,27 @@ class EpisodeTrial(tune.Trainable):  # type: ignore[misc]
 class InOrder(Searcher):  # type: ignore[misc]
     """Gives Tune the trials of some episodes, in order.
 
+    At first there is one for each host. Every report lets another begin, until as many run as may: processes that start
+    together take the processors from each other, and the hosts would wait for the last of them.
+
     Tune's own grid search copies the list of all trials for each of them.
 
     Args:
         configs: A configuration for each.
+        hosts: How many begin at first.
         at_a_time: How many may run at a time; may be changed meanwhile.
     """
 
-    def __init__(self, configs: Sequence[Mapping[str, Any]], at_a_time: int) -> None:
+    def __init__(self, configs: Sequence[Mapping[str, Any]], hosts: int, at_a_time: int) -> None:
         super().__init__()
         self._left = iter(configs)
         self._running: set[str] = set()
+        self._begun = hosts
         self.at_a_time = at_a_time
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Returns the next trial's configuration; `None` while enough of them run."""
-        if len(self._running) >= self.at_a_time:
+        if len(self._running) >= min(self.at_a_time, self._begun):
             return None
         config = next(self._left, None)
         if config is None:
@@ -119,6 +124,10 @@ class InOrder(Searcher):  # type: ignore[misc]
             return finished
         self._running.add(trial_id)
         return dict(config)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Lets another begin."""
+        self._begun += 1
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Makes room for the next."""

@@ -17,10 +17,11 @@ import pytest
 from dgym import results
 from dgym.bench import LocalBackend, bench
 from dgym.cluster import RayBackend
-from dgym.cluster.trial import InOrder
+from dgym.cluster.trial import InOrder, Watcher
 from dgym.core import Budget, Rules
 from dgym.models.recipe import Recipe
 from dgym.specs import EpisodeSpec, Seeds
+from dgym.students.sizing import COMPUTING
 from tests.rows import assert_same_rows
 from tests.waiting import until
 
@@ -218,8 +219,25 @@ def test_trackers_that_nobody_asked_for_are_not_imported() -> None:
     assert done.stdout.rpartition("trackers:")[2].split() == []
 
 
+def test_processes_of_short_episodes_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = []
+    shown = Watcher.on_trial_result
+
+    def seen(self: Watcher, iteration: int, trials: list, trial: object, result: dict, **info: object) -> None:
+        pids.append(result["pid"])
+        shown(self, iteration, trials, trial, result, **info)
+
+    monkeypatch.setattr(Watcher, "on_trial_result", seen)
+    fakes = [
+        EpisodeSpec(teacher="uniform", domain="fake", student="fake", rules=FAKE, seeds=Seeds.all(seed))
+        for seed in range(1, 31)
+    ]
+    assert len(bench(fakes, tmp_path, backend=RayBackend(hosts=1)).ok) == 30
+    assert len(set(pids)) == COMPUTING
+
+
 def test_trials_come_in_order_as_many_at_a_time_as_may_run() -> None:
-    search = InOrder([{"index": index} for index in range(4)], 2)
+    search = InOrder([{"index": index} for index in range(4)], 2, 2)
     assert [search.suggest("a"), search.suggest("b"), search.suggest("c")] == [{"index": 0}, {"index": 1}, None]
     search.on_trial_complete("a", error=True)
     assert [search.suggest("c"), search.suggest("d")] == [{"index": 2}, None]
@@ -227,6 +245,16 @@ def test_trials_come_in_order_as_many_at_a_time_as_may_run() -> None:
     assert search.suggest("d") == {"index": 3}
     search.on_trial_complete("b")
     assert search.suggest("e") == InOrder.FINISHED
+
+
+def test_of_the_trials_of_a_host_the_second_begins_when_one_has_reported() -> None:
+    search = InOrder([{"index": index} for index in range(5)], 2, 3)
+    assert [search.suggest(name) for name in "abc"] == [{"index": 0}, {"index": 1}, None]
+    search.on_trial_result("b", {})
+    search.on_trial_result("b", {})
+    assert [search.suggest(name) for name in "cd"] == [{"index": 2}, None]
+    search.on_trial_complete("a")
+    assert [search.suggest(name) for name in "de"] == [{"index": 3}, None]
 
 
 def test_an_unreachable_cluster_is_one_line(tmp_path: Path) -> None:
