@@ -237,7 +237,7 @@ def test_processes_of_short_episodes_are_used_again(tmp_path: Path, monkeypatch:
 
 
 def test_trials_come_in_order_as_many_at_a_time_as_may_run() -> None:
-    search = InOrder([{"index": index} for index in range(4)], 2, 2)
+    search = InOrder([{"index": index} for index in range(4)], 4, 2)
     assert [search.suggest("a"), search.suggest("b"), search.suggest("c")] == [{"index": 0}, {"index": 1}, None]
     search.on_trial_complete("a", error=True)
     assert [search.suggest("c"), search.suggest("d")] == [{"index": 2}, None]
