@@ -111,12 +111,12 @@ class InOrder(Searcher):  # type: ignore[misc]
         super().__init__()
         self._left = iter(configs)
         self._running: set[str] = set()
-        self._begun = hosts
+        self._admitted = hosts
         self.at_a_time = at_a_time
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Returns the next trial's configuration; `None` while enough of them run."""
-        if len(self._running) >= min(self.at_a_time, self._begun):
+        if len(self._running) >= min(self.at_a_time, self._admitted):
             return None
         config = next(self._left, None)
         if config is None:
@@ -127,7 +127,7 @@ class InOrder(Searcher):  # type: ignore[misc]
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Lets another begin."""
-        self._begun += 1
+        self._admitted += 1
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Makes room for the next."""

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from dgym.core import Example, Problem, derive_seed
+from dgym.core import Example, Grade, Problem, derive_seed
 from dgym.domains.code.structures import STRUCTURES, Structure, Values
 from dgym.domains.procedural import ProceduralDomain, Task
 from dgym.errors import DomainError
@@ -144,12 +144,10 @@ class CodeDomain(ProceduralDomain):
                 return Example(example.prompt, body, example.skill, example.item)
         raise DomainError(f"No wrong answer found for {example.prompt[:80]!r}.")
 
-    def grade_all(
-        self, problems: Sequence[Problem], responses: Sequence[str]
-    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+    def grade_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[Grade]:
         """Grades on all cores; see `dgym.core.GradesTogether`."""
 
-        def graded(pair: tuple[Problem, str]) -> tuple[float, Mapping[str, float]]:
+        def graded(pair: tuple[Problem, str]) -> Grade:
             return self.grade(*pair), self.measures(*pair)
 
         return on_all_cores(graded, list(zip(problems, responses, strict=True)))

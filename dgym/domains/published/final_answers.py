@@ -6,9 +6,9 @@ What this module does not know: the data sets, and how two answers are compared 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from dgym.core import Example, Problem
+from dgym.core import Example, Grade, Problem
 from dgym.domains.dataset import HumanExamples, content_id
 from dgym.graders.math_answers import Mode, final_answer, right_all
 
@@ -26,9 +26,7 @@ class FinalAnswers(HumanExamples):
         """Compares the final answer with the published one; 1.0 or 0.0."""
         return self.grade_all([problem], [response])[0][0]
 
-    def grade_all(
-        self, problems: Sequence[Problem], responses: Sequence[str]
-    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+    def grade_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[Grade]:
         """Compares final answers."""
         pairs = [(p.reference, r) for p, r in zip(problems, responses, strict=True)]
         return [(float(right), {}) for right in right_all(self.rules, pairs)]

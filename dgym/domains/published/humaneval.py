@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar, Final
 
-from dgym.core import Attempt, Example, Problem, Split
+from dgym.core import Attempt, Example, Grade, Problem, Split
 from dgym.data import DataSet, Part, Row
 from dgym.domains.dataset import DataSetDomain, by_hash, content_id
 from dgym.errors import DomainError
@@ -125,9 +125,7 @@ class HumanEval(DataSetDomain):
         """Runs the published test; 1.0 or 0.0."""
         return self.grade_all([problem], [response])[0][0]
 
-    def grade_all(
-        self, problems: Sequence[Problem], responses: Sequence[str]
-    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+    def grade_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[Grade]:
         """Runs the published tests on all cores; measures whether a response is Python.
 
         Raises:

@@ -34,7 +34,7 @@ from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Any, ClassVar, Final
 
-from dgym.core import Attempt, Example, Problem, Split
+from dgym.core import Attempt, Example, Grade, Problem, Split
 from dgym.data import DataSet, Kind, Part, Row, Stored, fixture, stored
 from dgym.data.store import is_here
 from dgym.domains.dataset import DataSetDomain, by_hash, content_id
@@ -286,9 +286,7 @@ class LiveCodeBench(DataSetDomain):
         """Runs all tests of a problem; 1.0 or 0.0."""
         return self.grade_all([problem], [response])[0][0]
 
-    def grade_all(
-        self, problems: Sequence[Problem], responses: Sequence[str]
-    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+    def grade_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[Grade]:
         """Runs programs on all cores; measures whether they are Python, and the part of tests before the first failure.
 
         Raises:

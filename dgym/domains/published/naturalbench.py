@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Final
 
-from dgym.core import Attempt, Example, Problem, Split, derive_seed
+from dgym.core import Attempt, Example, Grade, Problem, Split, derive_seed
 from dgym.data import DataSet, Kind, Part, Row
 from dgym.domains.dataset import DataSetDomain, by_hash, content_id, text_of
 from dgym.errors import DomainError, unknown_name
@@ -162,9 +162,7 @@ class NaturalBench(DataSetDomain):
         kind = _kind(problem.reference)
         return float(kind is not None and vqa.extract(response, kind) == vqa.extract(problem.reference, kind))
 
-    def grade_all(
-        self, problems: Sequence[Problem], responses: Sequence[str]
-    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+    def grade_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[Grade]:
         """Grades by groups: the score of a problem is that of its group, as far as it was asked.
 
         The measures are `right`, the verdict on the problem itself, `question_score`, whether its question is answered

@@ -23,7 +23,7 @@ from functools import cached_property, lru_cache
 from importlib.metadata import version
 from typing import ClassVar, Final
 
-from dgym.core import Example, Problem, Split, derive_seed
+from dgym.core import Example, Grade, Problem, Split, derive_seed
 from dgym.data import DataSet, Kind, Part, Row
 from dgym.domains.dataset import DataSetDomain, by_hash, content_id
 from dgym.domains.procedural import percentile
@@ -199,9 +199,7 @@ class ReasoningGym(DataSetDomain):
         """
         return self.grade_all([problem], [response])[0][0]
 
-    def grade_all(
-        self, problems: Sequence[Problem], responses: Sequence[str]
-    ) -> Sequence[tuple[float, Mapping[str, float]]]:
+    def grade_all(self, problems: Sequence[Problem], responses: Sequence[str]) -> Sequence[Grade]:
         """Scores responses, on all processors."""
         asked = []
         for problem, response in zip(problems, responses, strict=True):
