@@ -1,6 +1,6 @@
 """Episodes an hour on two student hosts of one thread each against one, on a machine of two cores.
 
-    python benchmarks/hosts.py [--episodes 48] [--rounds 2] [--iterations 3]
+    python benchmarks/hosts.py [--episodes 72] [--rounds 3] [--iterations 3]
 
 The same episodes (those of the suite `standard` in the domain math, taught by `weakness` and `uniform`) run on Ray with
 one host and with two, teacher workers as by default. Every run is a fresh process with a Ray of its own, the ways take
@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle, islice
@@ -108,16 +108,18 @@ def sampled(every: float = 4.0) -> Iterator[list[Sample]]:
         thread.join()
 
 
-def used(samples: list[Sample], start: float, end: float) -> Counter[str]:
-    """Returns the processor seconds between two times, by kind."""
-    total: Counter[str] = Counter()
+def used(samples: list[Sample], start: float, end: float) -> dict[str, float]:
+    """Returns the processor seconds between two times, by kind; as if used evenly between two samples."""
+    total: defaultdict[str, float] = defaultdict(float)
     last: dict[int, float] = {}
+    before = samples[0][0]
     for when, now in samples:
+        part = max(0.0, min(when, end) - max(before, start)) / (when - before) if when > before else 0.0
         for process, (kind, seconds) in now.items():
             # What began in between had used nothing before.
-            if start < when <= end:
-                total[kind] += seconds - last.get(process, 0.0)
+            total[kind] += part * (seconds - last.get(process, 0.0))
             last[process] = seconds
+        before = when
     total[ELSE] -= sum(seconds for kind, seconds in total.items() if kind != ELSE)
     return total
 
@@ -212,8 +214,8 @@ def alone(hosts: int, args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Measures both ways and what the machine allows, in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--episodes", type=int, default=48)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--episodes", type=int, default=72)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -313,5 +313,11 @@ def quiet(verbose: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's default of 15 starves the students as soon as anything else runs on the machine.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    # Statistics of its own event loops, for its own log files, and what became of each call, for its dashboard.
+    os.environ.setdefault("RAY_event_stats", "0")
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     if not verbose:
         logging.getLogger("ray").setLevel(logging.CRITICAL)
+        # Ray looks for new log files ten times a second, to show them; nobody sees them.
+        os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
+        os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "60")
