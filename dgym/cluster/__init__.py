@@ -95,6 +95,7 @@ class RayBackend:
         quiet(self.verbose)
         if self.address is None:
             closed()
+            frugal(self.verbose)
         if self.track:
             from dgym.cluster.callbacks import check
 
@@ -313,11 +314,16 @@ def quiet(verbose: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray's default of 15 starves the students as soon as anything else runs on the machine.
     os.environ.setdefault("RAY_worker_niceness", "0")
-    # Statistics of its own event loops, for its own log files, and what became of each call, for its dashboard.
+    if not verbose:
+        logging.getLogger("ray").setLevel(logging.CRITICAL)
+
+
+def frugal(verbose: bool) -> None:
+    """Sets that what Ray starts here leaves out what nobody reads: that takes time from the students."""
+    # Statistics of its event loops, for its log files, and what became of each call, for its dashboard.
     os.environ.setdefault("RAY_event_stats", "0")
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     if not verbose:
-        logging.getLogger("ray").setLevel(logging.CRITICAL)
-        # Ray looks for new log files ten times a second, to show them; nobody sees them.
+        # It looks for new log files ten times a second, to show what they say.
         os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
         os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "60")
