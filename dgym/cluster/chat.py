@@ -19,6 +19,7 @@ from dgym.chat.limiter import Limiter, LimiterStats, Outcome
 from dgym.chat.local import VllmChat
 from dgym.chat.servers import GRACE, LOOPBACK, LocalServers, in_thread
 from dgym.chat.session import LocalLimiters, LocalPurse, Rates, Session, Settings
+from dgym.cluster.deaths import DIED
 from dgym.errors import DgymError, InfrastructureError
 from dgym.teachers import make_teacher
 
@@ -202,7 +203,7 @@ class _RemoteServers:
             if isinstance(error.cause, DgymError):
                 raise error.cause from None
             raise
-        except ray.exceptions.RayActorError:
+        except DIED:
             raise InfrastructureError("The process that watches the model servers died.") from None
 
     def stop(self) -> None:

@@ -15,6 +15,7 @@ import ray
 from dgym.chat import session
 from dgym.chat.servers import GRACE
 from dgym.cluster.chat import central, remote_session
+from dgym.cluster.deaths import DIED, cause
 from dgym.cluster.nodes import same_versions
 from dgym.errors import InfrastructureError, StudentError
 from dgym.students.host import HostedStudent, HostStats, StudentConfig, StudentHost
@@ -45,17 +46,6 @@ SPARE: Final = 4
 ENVIRONMENT: Final = {"MALLOC_ARENA_MAX": "1"}
 """For the processes of hosts. Students compute one at a time but in different threads, for each of which glibc would
 keep freed memory: without this, eight tenants of SmolLM2 take nearly twice what one takes (`benchmarks/tenants.py`)."""
-
-# Ray tells of a dead host in several ways, depending on where it notices. A result that was lost with it counts too:
-# asking again is harmless, as training and answers are deterministic.
-DIED: Final = (
-    ray.exceptions.RayActorError,
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.OutOfMemoryError,
-    ray.exceptions.ObjectLostError,
-    ray.exceptions.ActorUnschedulableError,
-)
 
 
 @dataclass
@@ -451,17 +441,6 @@ def _get(ref: Any) -> Any:
         raise error.cause from None
 
 
-def cause(error: Exception) -> str:
-    """Says in a sentence why a host died, as far as Ray tells, and what may help."""
-    text = " ".join(str(error).split())
-    if "creation task" in text and "InfrastructureError: " in text:
-        return text.rpartition("InfrastructureError: ")[2]  # it refused to start, and says why
-    if "memory" in text:  # also in the list of common causes that Ray writes where it saw none
-        return "probably out of memory; run with fewer --per-host or --hosts."
-    reason = text.partition("The actor is dead because ")[2] or text
-    return f"{reason[:200].rstrip('.')}."
-
-
 def open_student(manager: Any, lease: str, config: StudentConfig, deaths: Counter[str] | None = None) -> HostedStudent:
     """Leases a host and opens a student there; closing the student ends the lease. See `Leased`."""
     call = Leased(manager, lease, config, deaths)
@@ -478,6 +457,6 @@ def host_stats(manager: Any) -> tuple[list[HostStats], int]:
     try:
         calls = [manager.hosts.remote(), manager.ended.remote(), manager.replaced.remote()]
         hosts, ended, replaced = ray.get(calls)
-    except ray.exceptions.RayActorError:
+    except DIED:
         return [], 0
     return [*ended, *(found for found in map(_stats, hosts) if found is not None)], replaced

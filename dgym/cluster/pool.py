@@ -13,7 +13,7 @@ import ray
 
 from dgym.chat import session
 from dgym.cluster.chat import remote_session
-from dgym.cluster.hosts import DIED, cause
+from dgym.cluster.deaths import DIED, cause
 from dgym.core import Brief, PlanItem, Teacher, Written
 from dgym.episode import work_on
 from dgym.errors import InfrastructureError

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import ray
 from ray import tune
 from ray.air._internal import usage
+from ray.air.execution._internal import RayActorManager
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
@@ -17,6 +20,7 @@ from dgym.bench import Job, Progress, Report, failed, recorded, student_config
 from dgym.chat import session
 from dgym.cluster import Shared
 from dgym.cluster.chat import remote_session
+from dgym.cluster.deaths import DIED, FEWER, out_of_memory
 from dgym.cluster.hosts import open_student
 from dgym.cluster.pool import RayPool
 from dgym.errors import InfrastructureError
@@ -26,6 +30,21 @@ from dgym.specs import Identity
 # Tune counts callbacks for usage statistics, which dgym turns off. To tell whose they are, it would import MLflow and
 # the other trackers, which takes seconds where they are installed.
 usage.tag_callbacks = lambda _: False
+
+
+class _Actors(RayActorManager):  # type: ignore[misc]
+    """Tune's own, for which a trial's process that Ray killed to free memory has died as any other.
+
+    Ray tells of it with an error of another kind, at which Tune would end the whole run.
+    """
+
+    def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, DIED) and not isinstance(exception, ray.exceptions.RayActorError):
+            exception = ray.exceptions.RayActorError(error_msg=str(exception))
+        super()._actor_task_failed(tracked_actor_task, exception)
+
+
+tune_controller.RayActorManager = _Actors
 
 RESTARTS: Final = 3
 """How often an episode whose process died begins again before it ends as failed."""
@@ -192,9 +211,10 @@ class Watcher(tune.Callback):  # type: ignore[misc]
         identity = self._identity(trial)
         self._manager.release.remote(identity.digest)
         self._left -= 1
-        error = InfrastructureError(
-            f"The process of this episode died {RESTARTS + 1} times; run with -v to see Ray's messages."
-        )
+        seen = Path(trial.error_file)  # where Tune writes what it was told of each death
+        low = seen.exists() and out_of_memory(seen.read_text())
+        hint = f"out of memory; {FEWER}" if low else "run with -v to see Ray's messages."
+        error = InfrastructureError(f"The process of this episode died {RESTARTS + 1} times; {hint}")
         writer = EpisodeWriter(self._job.folder, identity, self._job.suite)
         writer.deaths["episode"] = RESTARTS + 1
         self._report(failed(identity, error, writer))

@@ -16,7 +16,8 @@ import ray
 
 from dgym.bench import LocalBackend, Progress, bench
 from dgym.cluster import RayBackend, hosts
-from dgym.cluster.hosts import REPLACEMENTS, HostManager, Leased, cause, end_hosts, host_stats, open_student
+from dgym.cluster.deaths import cause
+from dgym.cluster.hosts import REPLACEMENTS, HostManager, Leased, end_hosts, host_stats, open_student
 from dgym.core import Budget, Rules
 from dgym.errors import InfrastructureError, StudentError
 from dgym.fakes import FakeDomain
@@ -405,6 +406,10 @@ def test_a_cause_is_named_in_a_sentence() -> None:
         cause(RuntimeError("x The actor is dead because it was killed by `ray.kill`.\n"))
         == "it was killed by `ray.kill`."
     )
+    low = "2 worker(s) were killed due to the node running low on memory. Memory on the node was 6.01GB"
+    assert cause(RuntimeError(low)).startswith("out of memory; run with fewer")
+    owner = "The actor is dead because its owner has died. Owner worker exit type: NODE_OUT_OF_MEMORY Worker"
+    assert cause(RuntimeError(owner)).startswith("out of memory; run with fewer")
     assert cause(RuntimeError("killed by the OOM killer due to high memory usage")).startswith("probably out of memory")
 
 
@@ -426,9 +431,9 @@ def test_episodes_whose_host_is_killed_have_the_rows_of_undisturbed_ones(
     managers: list[Any] = []
     tune = RayBackend._tune
 
-    def noted(self: Any, job: Any, report: Any, shared: Any, at_a_time: int) -> None:
+    def noted(self: Any, job: Any, report: Any, shared: Any, *others: Any) -> None:
         managers.append(shared.manager)
-        tune(self, job, report, shared, at_a_time)
+        tune(self, job, report, shared, *others)
 
     killed: list[str] = []
 
