@@ -314,6 +314,18 @@ def test_a_real_cluster_with_a_token(monkeypatch, real_ray):
     assert (found.level, "RAY_AUTH_TOKEN" in found.advice) == ("red", True)
 
 
+@pytest.mark.parametrize("mode", [pytest.param("token", marks=pytest.mark.slow), "disabled"])
+def test_a_run_on_a_cluster_whose_token_it_does_not_have_says_what_to_set(tmp_path, real_ray, mode):
+    address = real_ray(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=CANARY * 2)
+    command = [sys.executable, "-m", "dgym", "bench", "--suite", "smoke", "--address", address, "--out", str(tmp_path)]
+    without = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": "another" * 6}
+    done = subprocess.run(command, env=without, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"Ray at {address} asks for a token" in " ".join(done.stderr.split())
+    assert "RAY_AUTH_TOKEN" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.slow
 def test_a_real_cluster_without_a_token_and_none(monkeypatch, real_ray):
     address = real_ray(RAY_AUTH_MODE="disabled")

@@ -124,7 +124,7 @@ class RayBackend:
         try:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UsageError(f"Ray cannot be reached at {self.address or 'this machine'}: {one_line(error)}") from error
+            raise _unreachable(self.address or "this machine", error) from error
         desk = None
         try:
             if self.address is not None:
@@ -287,6 +287,21 @@ def _must_answer(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise UsageError(f"Ray cannot be reached at {address}: {one_line(error)}") from error
+
+
+def _unreachable(where: str, error: Exception) -> UsageError:
+    """Says why Ray could not be joined; of a missing token, Ray itself says only that it could not connect."""
+    from ray.exceptions import AuthenticationError
+
+    reason: BaseException | None = error
+    while reason is not None:
+        if isinstance(reason, AuthenticationError) or "AuthenticationError" in str(reason):
+            return UsageError(
+                f"Ray at {where} asks for a token, and was given none or a wrong one: set RAY_AUTH_MODE=token, and "
+                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's. `ray get-auth-token` there shows it."
+            )
+        reason = reason.__cause__ or reason.__context__
+    return UsageError(f"Ray cannot be reached at {where}: {one_line(error)}")
 
 
 def closed() -> None:

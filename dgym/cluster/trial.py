@@ -20,7 +20,7 @@ from dgym.bench import Job, Progress, Report, failed, recorded, student_config
 from dgym.chat import session
 from dgym.cluster import Shared
 from dgym.cluster.chat import remote_session
-from dgym.cluster.deaths import DIED, FEWER, out_of_memory
+from dgym.cluster.deaths import FEWER, out_of_memory
 from dgym.cluster.hosts import open_student
 from dgym.cluster.pool import RayPool
 from dgym.errors import InfrastructureError
@@ -33,13 +33,14 @@ usage.tag_callbacks = lambda _: False
 
 
 class _Actors(RayActorManager):  # type: ignore[misc]
-    """Tune's own, for which a trial's process that Ray killed to free memory has died as any other.
+    """Tune's own, for which a trial's process has died however Ray tells of it.
 
-    Ray tells of it with an error of another kind, at which Tune would end the whole run.
+    Of one that it killed to free memory, for example, Ray tells with an error at which Tune would end the whole run.
     """
 
     def _actor_task_failed(self, tracked_actor_task: Any, exception: Exception) -> None:
-        if isinstance(exception, DIED) and not isinstance(exception, ray.exceptions.RayActorError):
+        known = ray.exceptions.RayActorError, ray.exceptions.RayTaskError
+        if isinstance(exception, ray.exceptions.RayError) and not isinstance(exception, known):
             exception = ray.exceptions.RayActorError(error_msg=str(exception))
         super()._actor_task_failed(tracked_actor_task, exception)
 
