@@ -32,6 +32,10 @@ from dgym.specs import Identity
 usage.tag_callbacks = lambda _: False
 
 
+RESTARTS: Final = 3
+"""How often an episode whose process died begins again before it ends as failed."""
+
+
 class _Actors(RayActorManager):  # type: ignore[misc]
     """Tune's own, for which a trial's process has died however Ray tells of it.
 
@@ -46,9 +50,6 @@ class _Actors(RayActorManager):  # type: ignore[misc]
 
 
 tune_controller.RayActorManager = _Actors
-
-RESTARTS: Final = 3
-"""How often an episode whose process died begins again before it ends as failed."""
 
 
 class EpisodeTrial(tune.Trainable):  # type: ignore[misc]

@@ -38,7 +38,7 @@ def chaos():
 def test_whatever_is_killed_the_rows_are_those_of_a_calm_run(chaos, tmp_path: Path) -> None:
     suite = tmp_path / "small.toml"
     suite.write_text(SUITE)
-    more = ("--seeds", "1-12")
+    more = ("--seeds", "1-8")
     with chaos.serving(tmp_path, 0, ()) as port:
         chaos.calm(suite, tmp_path / "calm", *more)
     with chaos.serving(tmp_path, port, chaos.FAULTS):
