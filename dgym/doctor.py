@@ -29,7 +29,7 @@ import psutil
 from packaging.requirements import InvalidRequirement, Requirement
 
 from dgym.cache import cache_folder
-from dgym.errors import DgymError, one_line
+from dgym.errors import SET_TOKEN, DgymError, one_line
 
 Level = Literal["green", "yellow", "red"]
 
@@ -267,9 +267,7 @@ def ray_cluster(address: str | None) -> Iterator[Finding]:
     if mine["error"]:
         advice = "Start it, or mend --address or $RAY_ADDRESS."
         if mine["denied"]:
-            advice = (
-                "Set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, to the cluster's: `ray get-auth-token` there shows it."
-            )
+            advice = SET_TOKEN
         yield Finding("ray", "red", f"{mine.get('address') or address}: {mine['error']}", advice)
         return
     place = mine["address"]

@@ -12,7 +12,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 
 class DgymError(Exception):
@@ -53,6 +53,13 @@ class InfrastructureError(DgymError):
     """Disk, network, a killed worker: nothing that domain, teacher or student could help."""
 
     boundary = "infrastructure"
+
+
+SET_TOKEN: Final = (
+    "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's: `ray get-auth-token` there "
+    "shows it."
+)
+"""What to do where a Ray cluster asks for a token that a process does not have."""
 
 
 def boundary_of(error: BaseException) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from dgym.bench import Job, Report, Usage
-from dgym.errors import InfrastructureError, UsageError, one_line
+from dgym.errors import SET_TOKEN, InfrastructureError, UsageError, one_line
 from dgym.heartbeat import Hosts
 from dgym.students.machine import cores
 from dgym.students.sizing import Need, Plan, Wishes, plan, without_gpus
@@ -296,10 +296,7 @@ def _unreachable(where: str, error: Exception) -> UsageError:
     reason: BaseException | None = error
     while reason is not None:
         if isinstance(reason, AuthenticationError) or "AuthenticationError" in str(reason):
-            return UsageError(
-                f"Ray at {where} asks for a token, and was given none or a wrong one: set RAY_AUTH_MODE=token, and "
-                "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's. `ray get-auth-token` there shows it."
-            )
+            return UsageError(f"Ray at {where} asks for a token, and was given none or a wrong one. {SET_TOKEN}")
         reason = reason.__cause__ or reason.__context__
     return UsageError(f"Ray cannot be reached at {where}: {one_line(error)}")
 

@@ -31,7 +31,6 @@ from dgym.specs import Identity
 # the other trackers, which takes seconds where they are installed.
 usage.tag_callbacks = lambda _: False
 
-
 RESTARTS: Final = 3
 """How often an episode whose process died begins again before it ends as failed."""
 

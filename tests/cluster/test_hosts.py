@@ -16,7 +16,6 @@ import ray
 
 from dgym.bench import LocalBackend, Progress, bench
 from dgym.cluster import RayBackend, hosts
-from dgym.cluster.deaths import cause
 from dgym.cluster.hosts import REPLACEMENTS, HostManager, Leased, end_hosts, host_stats, open_student
 from dgym.core import Budget, Rules
 from dgym.errors import InfrastructureError, StudentError
@@ -399,18 +398,6 @@ def test_where_there_is_no_room_for_another_host_the_episode_ends(root, monkeypa
     end_hosts(manager)
     end_hosts(manager)  # twice is harmless
     until(lambda: host_stats(manager) == ([], 0))
-
-
-def test_a_cause_is_named_in_a_sentence() -> None:
-    assert (
-        cause(RuntimeError("x The actor is dead because it was killed by `ray.kill`.\n"))
-        == "it was killed by `ray.kill`."
-    )
-    low = "2 worker(s) were killed due to the node running low on memory. Memory on the node was 6.01GB"
-    assert cause(RuntimeError(low)).startswith("out of memory; run with fewer")
-    owner = "The actor is dead because its owner has died. Owner worker exit type: NODE_OUT_OF_MEMORY Worker"
-    assert cause(RuntimeError(owner)).startswith("out of memory; run with fewer")
-    assert cause(RuntimeError("killed by the OOM killer due to high memory usage")).startswith("probably out of memory")
 
 
 # Whole episodes -------------------------------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from dgym.core import Budget, Rules
 from dgym.specs import EpisodeSpec, Seeds
 from tests.rows import rows
 
-SPARE = 4 * 2**30
-"""Bytes that a run may take, all processes together, until the monitor kills; calm ones take one and a half."""
+SPARE = 2 * 2**30
+"""Bytes that a run may take, all processes together, until the monitor kills; Ray counts 0.07 GB for each of seven."""
 
-MOST = 3 * SPARE
+MOST = 2 * SPARE
 """Bytes at which a greedy process stops: without a monitor, the machine must survive."""
 
 GREEDY = f"""
